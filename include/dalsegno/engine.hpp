@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dalsegno/result.hpp"
+#include "dalsegno/tokenizer.hpp"
+#include "dalsegno/types.hpp"
+
+namespace dalsegno {
+
+struct EngineOptions {
+  // affects behaviour
+  std::string model_path;  // a GGUF file
+  KvFormat kv = KvFormat::bf16;
+  int context = 0;                 // most tokens of one sequence; 0: what the model was trained for
+  std::uint64_t memory_bytes = 0;  // whole process budget; 0: automatic, see docs/memory.md
+  // affects performance
+  int threads = 0;  // 0: one per core
+};
+
+// What generate() reports while it works. Both run on the caller's thread.
+struct GenerateCallbacks {
+  // New text, always whole UTF-8 characters. Returning false ends the reply; it keeps what it has.
+  std::function<bool(std::string_view text)> on_text;
+  // Prompt tokens done and in all (reused ones included); called after each prefill step.
+  // Returning false cancels.
+  std::function<bool(int done, int total)> on_prefill;
+};
+
+struct Reply {
+  std::string text;
+  std::vector<TokenId> prompt_ids;
+  std::vector<TokenId> ids;  // the reply's, without an end-of-turn token
+  FinishReason finish_reason = FinishReason::stop;
+  Usage usage;
+  Reuse reuse;
+  double ttft_ms = 0;
+  double tokens_per_second = 0;  // of the reply, after its first token; 0 for one token
+};
+
+// One model, one cache, one engine thread. Safe to use from several threads:
+// requests queue, run together in steps, and get the bits they would get alone.
+class Engine {
+ public:
+  // Errors: not_found, corrupt, unsupported, exhausted (the budget cannot hold the model).
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options);
+  virtual ~Engine() = default;
+
+  // Blocks until the reply is done. Errors: invalid_argument (empty prompt, ids outside the
+  // vocabulary, prompt longer than the context), exhausted (can never fit the budget), numeric.
+  virtual Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
+                                 const GenerateCallbacks& callbacks = {}) = 0;
+
+  [[nodiscard]] virtual const Tokenizer& tokenizer() const = 0;
+  [[nodiscard]] virtual int context() const = 0;
+  // Drops every cached block that no running request uses.
+  virtual void reset_cache() = 0;
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "dalsegno/engine.hpp"
+
+namespace dalsegno {
+
+struct Message {
+  std::string role;
+  std::string content;
+};
+
+// A conversation. Replies are spliced into later prompts as the ids that were
+// generated, so that tokenising a reply's text again never breaks reuse.
+// Threads: one call at a time; a second concurrent call gets an error.
+class Session {
+ public:
+  // Requires: engine outlives the session.
+  explicit Session(Engine& engine, std::vector<Message> messages = {});
+  ~Session();
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+
+  // Adds a user message, generates the reply and adds it too. A cancelled reply is kept as far
+  // as it came. On an error the transcript is as it was before the call.
+  Result<Reply> respond(std::string_view user_text, const GenerateOptions& options);
+  // The same, with text as it comes.
+  Result<Reply> stream(std::string_view user_text, const GenerateOptions& options, const GenerateCallbacks& callbacks);
+
+  [[nodiscard]] const std::vector<Message>& transcript() const;
+  // Replaces the transcript. Messages equal to the present ones at the same place keep their ids;
+  // reuse falls back to the true common prefix.
+  void set_transcript(std::vector<Message> messages);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace dalsegno {
+
+using TokenId = std::int32_t;
+
+// How keys and values are stored. Part of the numerics key: it changes bits.
+enum class KvFormat : std::uint8_t { bf16, f32 };
+
+// Why reuse ended at a token.
+enum class Stopped : std::uint8_t {
+  end,         // all of it was cached
+  cold,        // the index holds nothing beyond this point
+  diverged,    // the index holds other tokens here
+  evicted,     // it was held once and given up for room
+  window,      // a sliding window no longer holds what is needed
+  name_space,  // cached under another key (shown as "namespace")
+  off,         // the request did not want reuse
+};
+
+enum class FinishReason : std::uint8_t { stop, length, cancelled, error };
+
+// The words used in JSON and reports.
+[[nodiscard]] const char* name(KvFormat format);
+[[nodiscard]] const char* name(Stopped stopped);
+[[nodiscard]] const char* name(FinishReason reason);
+
+// reused + prefilled = prompt, in tokens. reply_tokens excludes an end-of-turn token.
+struct Usage {
+  int prompt_tokens = 0;
+  int reused_tokens = 0;
+  int prefilled_tokens = 0;
+  int reply_tokens = 0;
+};
+
+// From which tier tokens were reused ("ram", or "none" if none were), and why no more.
+struct Reuse {
+  const char* tier = "none";
+  Stopped stopped = Stopped::cold;
+  int at = 0;  // the first token that was not reused
+};
+
+// temperature 0 is greedy; ties go to the lowest id. Draws are keyed by
+// (seed, stream, position), so they do not depend on what else runs.
+struct SamplingOptions {
+  float temperature = 0.0F;
+  float top_p = 1.0F;
+  int top_k = 0;  // 0: no limit
+  float min_p = 0.0F;
+  float repeat_penalty = 1.0F;
+  int repeat_last = 64;  // tokens looked back at by repeat_penalty
+  std::uint64_t seed = 0;
+  std::uint64_t stream = 0;
+};
+
+struct GenerateOptions {
+  // affects behaviour
+  int max_tokens = 512;
+  SamplingOptions sampling;
+  std::vector<std::string> stop;  // the reply ends before the first of these texts
+  bool reuse = true;              // false: neither read from nor added to the cache
+  // affects performance
+  int chunk = 512;  // most prompt tokens per step
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "dalsegno/result.hpp"
+#include "dalsegno/types.hpp"
+#include "tensor/kv_view.hpp"
+#include "tensor/tensor_type.hpp"
+
+namespace dalsegno {
+
+// The seam for a second device: a forward pass is written in these operations over opaque
+// handles, so that models never see where numbers live. The CPU backend is the reference and
+// the only one that promises bits.
+
+// One matrix of a GGUF file, [n outputs, k inputs]; rows of whole blocks.
+struct TensorSource {
+  std::string name;
+  TensorType type = TensorType::f32;
+  const std::byte* data = nullptr;
+  int n = 0;
+  int k = 0;
+};
+
+class Weight {  // one or more matrices with the same k, their outputs side by side
+ public:
+  virtual ~Weight() = default;
+};
+class Vector {  // f32 values: a norm's weights, a bias
+ public:
+  virtual ~Vector() = default;
+};
+class Buffer {  // [rows, columns] f32 values of a step
+ public:
+  virtual ~Buffer() = default;
+};
+class Activations {  // [rows, columns] inputs of linear(), in the precisions its readers need
+ public:
+  virtual ~Activations() = default;
+};
+class RopeTable {
+ public:
+  virtual ~RopeTable() = default;
+};
+
+struct RopeConfig {
+  int dims = 0;                // of a head that are rotated
+  float base = 10000.0F;
+  float position_scale = 1.0F; // linear scaling: positions are multiplied by it
+  bool interleaved = false;    // pairs (2i, 2i+1) instead of (i, i + dims/2)
+  const float* divisors = nullptr;  // [dims/2] frequency divisors ("rope_freqs.weight"), or nullptr; read at load
+};
+
+// The new tokens of one sequence in a step: rows [first_row, first_row + rows) at positions
+// first_position, first_position + 1, ...
+struct StepSequence {
+  KvView kv;
+  int first_row = 0;
+  int rows = 0;
+  int first_position = 0;
+};
+
+// A step: new tokens of several sequences, and the rows whose logits are wanted (ascending).
+struct Step {
+  std::span<const TokenId> tokens;
+  std::span<const StepSequence> sequences;
+  std::span<const std::int32_t> logit_rows;
+};
+
+struct AttentionConfig {
+  int layer = 0;   // in the KV layout
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  float scale = 0;
+  int window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
+};
+
+enum class Gate : std::uint8_t { silu };
+
+// Threads: one caller at a time (the engine thread); work is spread over the process's pool.
+// Rows that turn NaN or infinite are noted, see failed_rows(); the others are not disturbed.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Load time. Errors: corrupt (non-finite weights, named), exhausted.
+  virtual Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) = 0;
+  virtual Result<std::unique_ptr<Vector>> load_vector(const TensorSource& source) = 0;
+  virtual Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns) = 0;
+  virtual Result<std::unique_ptr<Activations>> make_activations(int rows, int columns, std::span<const Weight* const> readers) = 0;
+  virtual Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) = 0;
+
+  // Step time. begin() clears failed rows; the step's spans stay valid until the next begin().
+  virtual void begin(const Step& step) = 0;
+  // x = rows of `table` for the step's tokens.
+  virtual void embed(const Weight& table, Buffer& x) = 0;
+  // out = rms_norm(x) * w
+  virtual void norm(const Buffer& x, const Vector& w, float eps, Activations& out) = 0;
+  // y = a W^T + bias (nullptr: none)
+  virtual void linear(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) = 0;
+  // y = y + (a W^T + bias): the residual
+  virtual void linear_add(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) = 0;
+  // qkv: [rows, (heads + 2 * kv_heads) * head_dim]. Rotates q and k at the rows' positions and writes
+  // k and v through the sequences' views.
+  virtual void rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) = 0;
+  // out = attention of q (as left by rope_and_store) over the views, [rows, heads * head_dim]
+  virtual void attention(const Buffer& qkv, const AttentionConfig& config, Activations& out) = 0;
+  // gate_up: [rows, 2 * columns], gate first. out = gate(g) * u
+  virtual void gate(const Buffer& gate_up, Gate kind, Activations& out) = 0;
+  // For the step's logit_rows, some at a time: norm, times `head`; sink is told (index into
+  // logit_rows, logits [vocabulary]) in order. Logits are valid during the call.
+  using LogitSink = std::function<void(int index, std::span<const float> logits)>;
+  virtual void logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) = 0;
+
+  // Per row of the last step: why it failed (static text), or nullptr.
+  [[nodiscard]] virtual std::span<const char* const> failed_rows() const = 0;
+  // Device memory held for weights, buffers and tables.
+  [[nodiscard]] virtual std::uint64_t weight_bytes() const = 0;
+  [[nodiscard]] virtual std::uint64_t work_bytes() const = 0;
+};
+
+}  // namespace dalsegno

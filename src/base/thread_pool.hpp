@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace dalsegno {
+
+// A fork-join pool: run() calls job(part, parts) once for each part on that many threads, the
+// caller among them, and returns when all are done. Workers spin briefly, then park: an idle pool
+// uses no CPU. Each part runs under a FloatState. It never decides who computes what:
+// results must not depend on the number of parts.
+// Threads: run() from one thread at a time.
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  [[nodiscard]] int threads() const;
+
+  // Job: callable as void(int part, int parts).
+  template <class Job>
+  void run(Job&& job) {
+    dispatch([](void* context, int part, int parts) { (*static_cast<std::remove_reference_t<Job>*>(context))(part, parts); }, &job);
+  }
+
+ private:
+  using Call = void (*)(void* context, int part, int parts);
+  void dispatch(Call call, void* context);
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "dalsegno/result.hpp"
+#include "tensor/kv_view.hpp"
+#include "tensor/packed.hpp"
+
+namespace dalsegno {
+
+// Pure arithmetic on raw pointers, single-threaded; one table per CPU level, all with the
+// same bits (docs/numerics.md). Requires: a FloatState is in force on the calling thread.
+// Dispatch is per matrix or attention call, never per row of inner work.
+
+// Activations of several rows, quantised per row and group of 32 of k.
+// codes: [m, k] int8; scale: [m, k/32] f32; sum: [m, k/32] int32, the sum of the group's codes.
+struct QuantRows {
+  std::int8_t* codes = nullptr;
+  float* scale = nullptr;
+  std::int32_t* sum = nullptr;
+  int k = 0;
+};
+
+// C[m, n] = A[m, k] * W[n, k]^T for the panels [panel_begin, panel_end) of w.
+// The result of one output: acc of the contract; then + bias[n] if bias; then, if add,
+// c = c + result, else c = result. One rounding each.
+struct GemmArgs {
+  const PackedMatrix* w = nullptr;
+  int panel_begin = 0;
+  int panel_end = 0;
+  QuantRows quant;             // used where !is_float(w->format)
+  const float* x = nullptr;    // [m, k], row stride k; used where is_float(w->format)
+  int m = 0;
+  float* c = nullptr;          // element (0, 0) of the output; columns beyond n are not touched
+  std::size_t c_stride = 0;    // elements between rows of c
+  const float* bias = nullptr; // [n] or nullptr
+  bool add = false;
+};
+
+// Running softmax of one query row over some keys. o: [head_dim] f32, 64-byte aligned.
+struct AttentionState {
+  float m = 0;  // maximum, -inf when no key was seen
+  float l = 0;  // sum of exp
+  float* o = nullptr;
+};
+
+inline constexpr int kTileKeys = 64;    // keys per tile: four blocks
+inline constexpr int kChunkKeys = 256;  // keys per chunk; each starts fresh and is merged left to right
+
+// Query rows of one K/V head of one sequence against one absolute chunk of keys.
+struct AttentionArgs {
+  KvFormat format = KvFormat::bf16;
+  int head_dim = 0;                    // a multiple of 16
+  std::byte* const* pages = nullptr;   // block b at pages[b]; blocks >= page_count are not read
+  int page_count = 0;
+  std::size_t k_offset = 0;            // of this layer and K/V head in a page
+  std::size_t v_offset = 0;
+  const void* q = nullptr;             // [rows, head_dim], bf16 where K/V are bf16, else f32
+  std::size_t q_stride = 0;            // elements between rows
+  int rows = 0;                        // any number; the kernel tiles them
+  const std::int32_t* begin = nullptr; // [rows] first visible key (0, or a window's start)
+  const std::int32_t* end = nullptr;   // [rows] one past the last visible key
+  int chunk = 0;                       // keys [256*chunk, 256*chunk + 256)
+  float scale = 0;
+  AttentionState* out = nullptr;       // [rows]; overwritten; m = -inf where nothing is visible
+};
+
+struct Kernels {
+  const char* name;
+
+  // Dequantises row `row` of a packed matrix into out [k]: fma(float(code), scale, min).
+  void (*embed_row)(const PackedMatrix& w, int row, float* out);
+  void (*gemm)(const GemmArgs& args);
+  // One row x [k] into row `row` of out. False: not finite, zeros are stored.
+  bool (*quantise)(const float* x, int row, const QuantRows& out);
+
+  // out = x * (1 / sqrt(sum(x^2) / n + eps)) * w, left to right. out may be x.
+  void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
+  void (*scale)(float* x, int n, float factor);
+  void (*add)(float* x, const float* y, int n);  // x = x + y
+  // silu(g) = (g >= 0 ? g : g * e) / (1 + e) with e = exp(-|g|); out = silu(gate) * up.
+  void (*silu_mul)(const float* gate, const float* up, int n, float* out);
+
+  // Rotates the first rope_dim values of one head in place; cos, sin: [rope_dim / 2].
+  // Pairs are (2i, 2i+1) if interleaved, else (i, i + rope_dim/2):
+  // a' = fma(a, c, -(b*s)), b' = fma(a, s, b*c).
+  void (*rope)(float* x, int rope_dim, const float* cos, const float* sin, bool interleaved);
+  // Rounds q [n] to the format attention reads.
+  void (*store_q)(const float* q, int n, KvFormat format, void* out);
+  // Write one token's k or v [head_dim] into its slot (0..15) of a block part.
+  // False: not finite; zeros are stored.
+  bool (*store_k)(const float* k, int head_dim, KvFormat format, std::byte* part, int slot);
+  bool (*store_v)(const float* v, int head_dim, KvFormat format, std::byte* part, int slot);
+
+  void (*attend)(const AttentionArgs& args);
+  // total = total merged with part (the next chunk to the right); total.m == -inf: a copy.
+  void (*merge)(AttentionState& total, const AttentionState& part, int head_dim);
+  // out [head_dim] = o * (1 / l) + 0
+  void (*finish)(const AttentionState& total, int head_dim, float* out);
+
+  // For samplers: out[i] = exp(x[i] - shift) for x[i] <= shift; the sum in virtual lanes.
+  float (*exp_sum)(const float* x, int n, float shift, float* out);
+  // False if any of x [n] is NaN or infinite.
+  bool (*all_finite)(const float* x, int n);
+};
+
+// The levels this machine can run whose self-check passed, lowest first; each level that was
+// dropped is named, with the reason, in `warnings` (may be nullptr). Never empty: scalar is the
+// specification, and is itself checked against stored constants.
+[[nodiscard]] std::span<const Kernels* const> available_kernels();
+// The level in force: the highest available one, or what DALSEGNO_CPU names.
+// Errors: invalid_argument for a name that is unknown or not available here.
+Result<const Kernels*> chosen_kernels();
+
+}  // namespace dalsegno
