@@ -1,0 +1,57 @@
+# The front door. Each target installs what it lacks when run as root, otherwise prints the command that does.
+# Variables: JOBS (compilations at once), CXX (for the first configuration of a build folder), DALSEGNO_MODELS.
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export JOBS
+MODEL := SmolLM2-135M-Instruct.Q4_1
+
+.PHONY: help setup build demo test models bench bench-llamacpp soak tsan clang format tidy clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+
+setup: build/setup-build.stamp ## install what a build needs, or say how
+build/setup-%.stamp: packages.txt scripts/setup bridge/Cargo.toml
+	@scripts/setup $*
+	@mkdir -p build && touch $@
+
+build: build/setup-build.stamp ## build build/release/dalsegno
+	@scripts/build release dalsegno
+
+demo: build ## set up, build, fetch SmolLM2 and hold a short conversation
+	@scripts/fetch_models smollm2
+	@scripts/demo $(MODEL)
+
+test: build/setup-build.stamp build/setup-test.stamp ## build and run every test, also under ASan and UBSan
+	@scripts/test
+
+models: build/setup-build.stamp ## fetch SmolLM2 and Gemma 3 into the models folder
+	@scripts/fetch_models
+
+bench: build/setup-build.stamp build/setup-bench.stamp ## measure the kernels, then prefill and decode of SmolLM2
+	@scripts/fetch_models smollm2
+	@scripts/bench $(MODEL)
+
+bench-llamacpp: build build/setup-bench.stamp ## measure beside llama.cpp, alternating runs (compiles it first)
+	@scripts/fetch_models smollm2
+	@scripts/bench_llamacpp $(MODEL)
+
+soak: build build/setup-test.stamp ## the long runs: one hash over every path, quality of the real models
+	@scripts/fetch_models
+	@scripts/soak
+
+tsan: build/setup-build.stamp ## run the threaded tests under TSan
+	@scripts/build tsan
+	@scripts/ctest tsan -L threads
+
+clang: build/setup-build.stamp build/setup-develop.stamp ## build everything with clang++
+	@CXX=clang++ scripts/build clang
+
+format: build/setup-test.stamp ## format the C++ files in place
+	@scripts/format
+
+tidy: build/setup-build.stamp build/setup-develop.stamp ## run clang-tidy
+	@scripts/tidy
+
+clean: ## remove everything that was built
+	rm -rf build
