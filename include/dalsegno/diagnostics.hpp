@@ -26,11 +26,11 @@ struct ScoreOptions {
   std::vector<int> at;  // positions whose top tokens are wanted, each >= from
   int top = 0;          // how many per position
   bool nll = true;
-  bool hash = false;    // SHA-256 over the float32 logits of positions from..end, little endian
-  int from = 0;         // first position whose logits are wanted; earlier ones may be reused
-  int chunk = 512;      // tokens per step
-  int warm = 0;         // first let another request compute this many tokens
-  bool evict = false;   // then drop everything cached
+  bool hash = false;   // SHA-256 over the float32 logits of positions from..end, little endian
+  int from = 0;        // first position whose logits are wanted; earlier ones may be reused
+  int chunk = 512;     // tokens per step
+  int warm = 0;        // first let another request compute this many tokens
+  bool evict = false;  // then drop everything cached
 };
 
 struct ScoreResult {
@@ -72,13 +72,13 @@ struct InspectReport {
   std::uint64_t parameters = 0;
   int layers = 0, hidden = 0, feed_forward = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, context = 0;
   std::vector<TensorTypeCount> tensor_types;
-  std::uint64_t kv_bytes_per_token = 0;      // in the KV format asked about
-  int at_context = 0;                        // the context length asked about
-  std::uint64_t packed_weight_bytes = 0;     // weights in memory once repacked; 0 if not runnable
-  std::uint64_t memory_at_context = 0;       // weights + K/V + work buffers; 0 if not runnable
+  std::uint64_t kv_bytes_per_token = 0;   // in the KV format asked about
+  int at_context = 0;                     // the context length asked about
+  std::uint64_t packed_weight_bytes = 0;  // weights in memory once repacked; 0 if not runnable
+  std::uint64_t memory_at_context = 0;    // weights + K/V + work buffers; 0 if not runnable
   std::string tokenizer_model, tokenizer_pre;
   bool has_template = false;
-  std::vector<std::string> unusual;          // one sentence each
+  std::vector<std::string> unusual;  // one sentence each
 };
 // context 0: the model's own. Errors: as Engine::open, but unknown architectures are reported, not refused.
 Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context);

@@ -30,8 +30,8 @@ struct Error {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}          // NOLINT(google-explicit-constructor)
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}      // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT(google-explicit-constructor)
+  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
@@ -88,17 +88,17 @@ class [[nodiscard]] Result<void> {
 };
 
 // Leaves the enclosing function with the error of `expr`, if it has one.
-#define DALSEGNO_TRY(expr)                                   \
-  do {                                                       \
-    if (auto try_result_ = (expr); !try_result_.ok()) {      \
-      return std::move(try_result_).error();                 \
-    }                                                        \
+#define DALSEGNO_TRY(expr)                              \
+  do {                                                  \
+    if (auto try_result_ = (expr); !try_result_.ok()) { \
+      return std::move(try_result_).error();            \
+    }                                                   \
   } while (false)
 
 // Declares `name` from a Result, or leaves with its error.
-#define DALSEGNO_ASSIGN(name, expr)                                    \
-  auto name##_result_ = (expr);                                        \
-  if (!name##_result_.ok()) return std::move(name##_result_).error();  \
+#define DALSEGNO_ASSIGN(name, expr)                                   \
+  auto name##_result_ = (expr);                                       \
+  if (!name##_result_.ok()) return std::move(name##_result_).error(); \
   auto name = std::move(name##_result_).value()
 
 }  // namespace dalsegno

@@ -49,10 +49,10 @@ class RopeTable {
 };
 
 struct RopeConfig {
-  int dims = 0;                // of a head that are rotated
+  int dims = 0;  // of a head that are rotated
   float base = 10000.0F;
-  float position_scale = 1.0F; // linear scaling: positions are multiplied by it
-  bool interleaved = false;    // pairs (2i, 2i+1) instead of (i, i + dims/2)
+  float position_scale = 1.0F;      // linear scaling: frequencies are multiplied by it
+  bool interleaved = false;         // pairs (2i, 2i+1) instead of (i, i + dims/2)
   const float* divisors = nullptr;  // [dims/2] frequency divisors ("rope_freqs.weight"), or nullptr; read at load
 };
 
@@ -73,7 +73,7 @@ struct Step {
 };
 
 struct AttentionConfig {
-  int layer = 0;   // in the KV layout
+  int layer = 0;  // in the KV layout
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;
@@ -91,10 +91,16 @@ class Backend {
 
   // Load time. Errors: corrupt (non-finite weights, named), exhausted.
   virtual Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) = 0;
-  virtual Result<std::unique_ptr<Vector>> load_vector(const TensorSource& source) = 0;
+  // The parts' values one after another; each part is f32 with n == 1.
+  virtual Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) = 0;
   virtual Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns) = 0;
-  virtual Result<std::unique_ptr<Activations>> make_activations(int rows, int columns, std::span<const Weight* const> readers) = 0;
+  virtual Result<std::unique_ptr<Activations>> make_activations(int rows, int columns,
+                                                                std::span<const Weight* const> readers) = 0;
   virtual Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) = 0;
+  // Room for the queries and partial results of steps of at most `rows` rows over at most `positions` keys.
+  virtual Result<void> reserve_attention(const AttentionConfig& config, int rows, int positions) = 0;
+  // Room for logits() with this head.
+  virtual Result<void> reserve_logits(const Weight& head) = 0;
 
   // Step time. begin() clears failed rows; the step's spans stay valid until the next begin().
   virtual void begin(const Step& step) = 0;

@@ -25,7 +25,8 @@ class Reservation {
 
  private:
   friend class MemoryBudget;
-  Reservation(MemoryBudget* budget, MemoryKind kind, std::uint64_t bytes) : budget_(budget), kind_(kind), bytes_(bytes) {}
+  Reservation(MemoryBudget* budget, MemoryKind kind, std::uint64_t bytes)
+      : budget_(budget), kind_(kind), bytes_(bytes) {}
   MemoryBudget* budget_ = nullptr;
   MemoryKind kind_ = MemoryKind::work;
   std::uint64_t bytes_ = 0;

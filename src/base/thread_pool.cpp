@@ -93,7 +93,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : impl_->workers) worker.join();
 }
 
-int ThreadPool::threads() const { return impl_->threads; }
+int ThreadPool::threads() const {
+  return impl_->threads;
+}
 
 void ThreadPool::dispatch(Call call, void* context) {
   Impl& pool = *impl_;

@@ -23,7 +23,9 @@ class ThreadPool {
   // Job: callable as void(int part, int parts).
   template <class Job>
   void run(Job&& job) {
-    dispatch([](void* context, int part, int parts) { (*static_cast<std::remove_reference_t<Job>*>(context))(part, parts); }, &job);
+    dispatch(
+        [](void* context, int part, int parts) { (*static_cast<std::remove_reference_t<Job>*>(context))(part, parts); },
+        &job);
   }
 
  private:

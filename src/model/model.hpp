@@ -14,8 +14,8 @@ class GgufFile;
 
 // What a model is asked to hold room for.
 struct ModelLimits {
-  int rows = 512;       // most rows of one step
-  int positions = 0;    // most tokens of one sequence
+  int rows = 512;     // most rows of one step
+  int positions = 0;  // most tokens of one sequence
 };
 
 // The weights and the forward pass of one architecture. It knows no cache: K/V come and go through

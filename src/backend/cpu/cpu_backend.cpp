@@ -1,0 +1,342 @@
+#include "backend/cpu/cpu_backend.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "backend/cpu/cpu_attention.hpp"
+#include "backend/cpu/cpu_objects.hpp"
+#include "backend/cpu/cpu_rope.hpp"
+#include "backend/cpu/host_memory.hpp"
+#include "base/float_state.hpp"
+#include "tensor/packing.hpp"
+
+namespace dalsegno {
+namespace {
+
+// Rows whose logits are computed at a time: 32 rows already reach the speed of large products,
+// and 32 rows of a vocabulary of 262k are 33 MB.
+constexpr int kLogitRows = 32;
+// Fewer rows than this are not worth waking the pool for norms and gates.
+constexpr int kParallelRows = 4;
+// Up to this many rows a product is limited by memory: each thread reads one contiguous run of
+// panels. Beyond, panels are handed out in small shares for balance.
+constexpr int kStreamingRows = 8;
+constexpr int kSharesPerThread = 6;
+
+template <class To, class From>
+To& as(From& object) {
+  return static_cast<To&>(object);
+}
+
+Error not_finite(const std::string& tensor) {
+  return {ErrorCode::corrupt,
+          fmt::format("tensor {} holds NaN or infinite values; the file is damaged, get it again", tensor)};
+}
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget)
+      : pool_(pool),
+        kernels_(kernels),
+        weights_(budget, MemoryKind::weights),
+        work_(budget, MemoryKind::work),
+        attention_(pool, kernels) {}
+
+  Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
+  Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) override;
+  Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns) override;
+  Result<std::unique_ptr<Activations>> make_activations(int rows, int columns,
+                                                        std::span<const Weight* const> readers) override;
+  Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) override;
+  Result<void> reserve_attention(const AttentionConfig& config, int rows, int positions) override {
+    return attention_.reserve(work_, config, rows, positions);
+  }
+  Result<void> reserve_logits(const Weight& head) override;
+
+  void begin(const Step& step) override;
+  void embed(const Weight& table, Buffer& x) override;
+  void norm(const Buffer& x, const Vector& w, float eps, Activations& out) override;
+  void linear(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) override {
+    multiply(as<const CpuActivations>(a), rows(), as<const CpuWeight>(w), bias, as<CpuBuffer>(y).values,
+             as<CpuBuffer>(y).columns, false);
+  }
+  void linear_add(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) override {
+    multiply(as<const CpuActivations>(a), rows(), as<const CpuWeight>(w), bias, as<CpuBuffer>(y).values,
+             as<CpuBuffer>(y).columns, true);
+  }
+  void rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) override;
+  void attention(const Buffer& qkv, const AttentionConfig& config, Activations& out) override;
+  void gate(const Buffer& gate_up, Gate kind, Activations& out) override;
+  void logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) override;
+
+  [[nodiscard]] std::span<const char* const> failed_rows() const override { return failed_; }
+  [[nodiscard]] std::uint64_t weight_bytes() const override { return weights_.bytes(); }
+  [[nodiscard]] std::uint64_t work_bytes() const override { return work_.bytes(); }
+
+ private:
+  [[nodiscard]] int rows() const { return static_cast<int>(step_.tokens.size()); }
+  // body(r) for every row, on one thread if there are few.
+  template <class Body>
+  void each_row(int count, const Body& body);
+  void multiply(const CpuActivations& a, int m, const CpuWeight& w, const Vector* bias, float* y, int y_columns,
+                bool add);
+  void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
+  void quantise(CpuActivations& a, int row, int failed_row, const char* where);
+
+  ThreadPool& pool_;
+  const Kernels& kernels_;
+  HostArena weights_;
+  HostArena work_;
+  CpuAttention attention_;
+  float* logits_ = nullptr;  // [kLogitRows, vocabulary]
+  std::unique_ptr<Activations> head_in_;
+  Step step_;
+  std::vector<const char*> failed_;  // [rows of the step]
+};
+
+Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> parts) {
+  auto weight = std::make_unique<CpuWeight>();
+  for (const TensorSource& source : parts) {
+    const PackedFormat format = packed_format(source.type);
+    DALSEGNO_ASSIGN(data, weights_.allocate(packed_bytes(format, source.n, source.k), "tensor " + source.name));
+    const int panels = (source.n + kPanelColumns - 1) / kPanelColumns;
+    std::atomic<bool> finite{true};
+    pool_.run([&](int part, int count) {
+      const int begin = panels * part / count;
+      const int end = panels * (part + 1) / count;
+      if (!pack_panels(source.type, source.data, source.n, source.k, begin, end, data)) finite = false;
+    });
+    if (!finite) return not_finite(source.name);
+    weight->parts.push_back(
+        {{format, source.n, source.k, panels, packed_panel_bytes(format, source.k), data}, weight->n});
+    weight->n += source.n;
+    weight->k = source.k;
+    weight->panels += panels;
+  }
+  return std::unique_ptr<Weight>(std::move(weight));
+}
+
+Result<std::unique_ptr<Vector>> CpuBackend::load_vector(std::span<const TensorSource> parts) {
+  auto vector = std::make_unique<CpuVector>();
+  for (const TensorSource& part : parts) vector->n += part.k;
+  DALSEGNO_ASSIGN(data,
+                  weights_.allocate(static_cast<std::size_t>(vector->n) * sizeof(float), "tensor " + parts[0].name));
+  vector->values = reinterpret_cast<const float*>(data);
+  for (const TensorSource& part : parts) {
+    const std::size_t bytes = static_cast<std::size_t>(part.k) * sizeof(float);
+    std::memcpy(data, part.data, bytes);
+    if (!kernels_.all_finite(reinterpret_cast<const float*>(data), part.k)) return not_finite(part.name);
+    data += bytes;
+  }
+  return std::unique_ptr<Vector>(std::move(vector));
+}
+
+Result<std::unique_ptr<Buffer>> CpuBackend::make_buffer(int rows, int columns) {
+  auto buffer = std::make_unique<CpuBuffer>();
+  const std::size_t count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
+  DALSEGNO_ASSIGN(data, work_.allocate(count * sizeof(float), "a step buffer"));
+  buffer->values = reinterpret_cast<float*>(data);
+  buffer->rows = rows;
+  buffer->columns = columns;
+  return std::unique_ptr<Buffer>(std::move(buffer));
+}
+
+Result<std::unique_ptr<Activations>> CpuBackend::make_activations(int rows, int columns,
+                                                                  std::span<const Weight* const> readers) {
+  auto act = std::make_unique<CpuActivations>();
+  act->rows = rows;
+  act->columns = columns;
+  const std::size_t count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
+  DALSEGNO_ASSIGN(data, work_.allocate(count * sizeof(float), "a step buffer"));
+  act->values = reinterpret_cast<float*>(data);
+  const bool quantised = std::any_of(readers.begin(), readers.end(),
+                                     [](const Weight* w) { return static_cast<const CpuWeight*>(w)->quantised(); });
+  if (quantised) {
+    const std::size_t groups = count / kGroup;
+    DALSEGNO_ASSIGN(codes, work_.allocate(count, "a step buffer"));
+    DALSEGNO_ASSIGN(scale, work_.allocate(groups * sizeof(float), "a step buffer"));
+    DALSEGNO_ASSIGN(sum, work_.allocate(groups * sizeof(std::int32_t), "a step buffer"));
+    act->quant = {reinterpret_cast<std::int8_t*>(codes), reinterpret_cast<float*>(scale),
+                  reinterpret_cast<std::int32_t*>(sum), columns};
+  }
+  return std::unique_ptr<Activations>(std::move(act));
+}
+
+Result<std::unique_ptr<RopeTable>> CpuBackend::make_rope(const RopeConfig& config, int positions) {
+  const FloatState state;
+  auto rope = std::make_unique<CpuRope>();
+  rope->frequencies = rope_frequencies(config);
+  rope->dims = config.dims;
+  rope->positions = positions;
+  rope->interleaved = config.interleaved;
+  const std::size_t bytes = static_cast<std::size_t>(positions) * rope->frequencies.size() * sizeof(float);
+  DALSEGNO_ASSIGN(cos, work_.allocate(bytes, "the RoPE table"));
+  DALSEGNO_ASSIGN(sin, work_.allocate(bytes, "the RoPE table"));
+  rope->cos = reinterpret_cast<float*>(cos);
+  rope->sin = reinterpret_cast<float*>(sin);
+  return std::unique_ptr<RopeTable>(std::move(rope));
+}
+
+Result<void> CpuBackend::reserve_logits(const Weight& head) {
+  const auto& weight = as<const CpuWeight>(head);
+  const std::size_t bytes = static_cast<std::size_t>(kLogitRows) * static_cast<std::size_t>(weight.n) * sizeof(float);
+  DALSEGNO_ASSIGN(data, work_.allocate(bytes, "the logits"));
+  logits_ = reinterpret_cast<float*>(data);
+  const Weight* readers[] = {&head};
+  DALSEGNO_ASSIGN(act, make_activations(kLogitRows, weight.k, readers));
+  head_in_ = std::move(act);
+  return {};
+}
+
+void CpuBackend::begin(const Step& step) {
+  step_ = step;
+  failed_.assign(step.tokens.size(), nullptr);
+}
+
+template <class Body>
+void CpuBackend::each_row(int count, const Body& body) {
+  if (count < kParallelRows) {
+    const FloatState state;
+    for (int r = 0; r < count; ++r) body(r);
+    return;
+  }
+  pool_.run([&](int part, int parts) {
+    const int end = static_cast<int>(static_cast<std::int64_t>(count) * (part + 1) / parts);
+    for (int r = static_cast<int>(static_cast<std::int64_t>(count) * part / parts); r < end; ++r) body(r);
+  });
+}
+
+void CpuBackend::quantise(CpuActivations& a, int row, int failed_row, const char* where) {
+  const bool finite = a.quant.codes != nullptr ? kernels_.quantise(a.row(row), row, a.quant)
+                                               : kernels_.all_finite(a.row(row), a.columns);
+  if (!finite && failed_[static_cast<std::size_t>(failed_row)] == nullptr) {
+    failed_[static_cast<std::size_t>(failed_row)] = where;
+  }
+}
+
+void CpuBackend::embed(const Weight& table, Buffer& x) {
+  const PackedMatrix& matrix = as<const CpuWeight>(table).parts.front().matrix;
+  auto& out = as<CpuBuffer>(x);
+  each_row(rows(), [&](int r) { kernels_.embed_row(matrix, step_.tokens[static_cast<std::size_t>(r)], out.row(r)); });
+}
+
+void CpuBackend::norm(const Buffer& x, const Vector& w, float eps, Activations& out) {
+  const auto& in = as<const CpuBuffer>(x);
+  const auto& weights = as<const CpuVector>(w);
+  auto& act = as<CpuActivations>(out);
+  each_row(rows(), [&](int r) {
+    kernels_.rms_norm(in.row(r), weights.values, weights.n, eps, act.row(r));
+    quantise(act, r, r, "a hidden state is NaN or infinite");
+  });
+}
+
+void CpuBackend::multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin,
+                                 int end) const {
+  for (const CpuWeight::Part& part : w.parts) {
+    const int panels = part.matrix.panels;
+    if (begin < panels && end > 0) {
+      args.w = &part.matrix;
+      args.panel_begin = std::max(begin, 0);
+      args.panel_end = std::min(end, panels);
+      args.c = y + part.first_column;
+      args.bias = bias != nullptr ? bias + part.first_column : nullptr;
+      kernels_.gemm(args);
+    }
+    begin -= panels;
+    end -= panels;
+  }
+}
+
+void CpuBackend::multiply(const CpuActivations& a, int m, const CpuWeight& w, const Vector* bias, float* y,
+                          int y_columns, bool add) {
+  GemmArgs args;
+  args.quant = a.quant;
+  args.x = a.values;
+  args.m = m;
+  args.c_stride = static_cast<std::size_t>(y_columns);
+  args.add = add;
+  const float* offsets = bias != nullptr ? static_cast<const CpuVector*>(bias)->values : nullptr;
+  if (m <= kStreamingRows) {
+    pool_.run([&](int part, int parts) {
+      multiply_panels(args, w, offsets, y, w.panels * part / parts, w.panels * (part + 1) / parts);
+    });
+    return;
+  }
+  const int share = std::max(1, w.panels / (pool_.threads() * kSharesPerThread));
+  std::atomic<int> next{0};
+  pool_.run([&](int, int) {
+    for (;;) {
+      const int begin = next.fetch_add(share, std::memory_order_relaxed);
+      if (begin >= w.panels) return;
+      multiply_panels(args, w, offsets, y, begin, std::min(begin + share, w.panels));
+    }
+  });
+}
+
+void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) {
+  const auto& table = as<const CpuRope>(rope);
+  {
+    const FloatState state;
+    for (const StepSequence& sequence : step_.sequences) fill_rope(table, sequence.first_position + sequence.rows);
+  }
+  auto& in = as<CpuBuffer>(qkv);
+  for (const StepSequence& sequence : step_.sequences) {
+    each_row(sequence.rows, [&](int i) {
+      const int row = sequence.first_row + i;
+      if (!attention_.store_row(in.row(row), table, config, sequence, row, sequence.first_position + i) &&
+          failed_[static_cast<std::size_t>(row)] == nullptr) {
+        failed_[static_cast<std::size_t>(row)] = "a key or value is NaN, infinite or beyond the K/V format's range";
+      }
+    });
+  }
+}
+
+void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activations& out) {
+  auto& act = as<CpuActivations>(out);
+  attention_.attend(step_.sequences, config, act.values, act.columns);
+  each_row(rows(), [&](int r) { quantise(act, r, r, "attention gave NaN or infinity"); });
+}
+
+void CpuBackend::gate(const Buffer& gate_up, Gate, Activations& out) {
+  const auto& in = as<const CpuBuffer>(gate_up);
+  auto& act = as<CpuActivations>(out);
+  each_row(rows(), [&](int r) {
+    kernels_.silu_mul(in.row(r), in.row(r) + act.columns, act.columns, act.row(r));
+    quantise(act, r, r, "the feed-forward gate gave NaN or infinity");
+  });
+}
+
+void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) {
+  const auto& in = as<const CpuBuffer>(x);
+  const auto& norm_weights = as<const CpuVector>(w);
+  const auto& matrix = as<const CpuWeight>(head);
+  auto& act = as<CpuActivations>(*head_in_);
+  const int wanted = static_cast<int>(step_.logit_rows.size());
+  for (int first = 0; first < wanted; first += kLogitRows) {
+    const int count = std::min(kLogitRows, wanted - first);
+    each_row(count, [&](int i) {
+      const int row = step_.logit_rows[static_cast<std::size_t>(first + i)];
+      kernels_.rms_norm(in.row(row), norm_weights.values, norm_weights.n, eps, act.row(i));
+      quantise(act, i, row, "the last hidden state is NaN or infinite");
+    });
+    multiply(act, count, matrix, nullptr, logits_, matrix.n, false);
+    for (int i = 0; i < count; ++i) {
+      const float* row_logits = logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
+      const auto row = static_cast<std::size_t>(step_.logit_rows[static_cast<std::size_t>(first + i)]);
+      if (failed_[row] == nullptr && !kernels_.all_finite(row_logits, matrix.n))
+        failed_[row] = "a logit is NaN or infinite";
+      sink(first + i, {row_logits, static_cast<std::size_t>(matrix.n)});
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget) {
+  return std::make_unique<CpuBackend>(pool, kernels, budget);
+}
+
+}  // namespace dalsegno

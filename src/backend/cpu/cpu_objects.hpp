@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cassert>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/backend.hpp"
+#include "kernels/kernels.hpp"
+#include "tensor/packed.hpp"
+
+namespace dalsegno {
+
+// What the opaque handles of the Backend interface are on the CPU. All memory is an arena's.
+
+struct CpuWeight final : Weight {
+  struct Part {
+    PackedMatrix matrix;
+    int first_column = 0;
+  };
+  std::vector<Part> parts;
+  int n = 0;
+  int k = 0;
+  int panels = 0;  // of all parts
+  [[nodiscard]] bool quantised() const {
+    for (const Part& part : parts) {
+      if (!is_float(part.matrix.format)) return true;
+    }
+    return false;
+  }
+};
+
+struct CpuVector final : Vector {
+  const float* values = nullptr;
+  int n = 0;
+};
+
+struct CpuBuffer final : Buffer {
+  float* values = nullptr;  // [rows, columns]
+  int rows = 0;
+  int columns = 0;
+  [[nodiscard]] float* row(int r) const {
+    return values + static_cast<std::size_t>(r) * static_cast<std::size_t>(columns);
+  }
+};
+
+// f32 values, and their 8-bit codes where a reader is quantised.
+struct CpuActivations final : Activations {
+  float* values = nullptr;  // [rows, columns]
+  QuantRows quant;          // codes == nullptr: no reader needs them
+  int rows = 0;
+  int columns = 0;
+  [[nodiscard]] float* row(int r) const {
+    return values + static_cast<std::size_t>(r) * static_cast<std::size_t>(columns);
+  }
+};
+
+// cos and sin of every position, filled up to the highest position seen so far.
+struct CpuRope final : RopeTable {
+  std::vector<float> frequencies;  // [dims / 2], radians per position, rounded to f32 as models are trained with
+  float* cos = nullptr;            // [positions, dims / 2]
+  float* sin = nullptr;
+  int dims = 0;
+  int positions = 0;
+  bool interleaved = false;
+  mutable int filled = 0;
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,64 @@
+#include "model/registry.hpp"
+
+#include <fmt/format.h>
+
+#include "model/llama.hpp"
+
+namespace dalsegno {
+namespace {
+
+using Load = Result<std::unique_ptr<Model>> (*)(const GgufFile&, const ModelConfig&, const ModelLimits&, Backend&);
+
+struct Row {
+  const char* architecture;
+  Load load;
+};
+
+// One row per architecture that runs.
+constexpr Row kArchitectures[] = {
+    {"llama", load_llama},
+};
+
+const Row* find(const std::string& architecture) {
+  for (const Row& row : kArchitectures) {
+    if (architecture == row.architecture) return &row;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+bool runnable(const std::string& architecture) {
+  return find(architecture) != nullptr;
+}
+
+Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfig& config, const ModelLimits& limits,
+                                          Backend& backend) {
+  const Row* row = find(config.architecture);
+  if (row == nullptr) {
+    std::string known;
+    for (const Row& each : kArchitectures) known += (known.empty() ? "" : ", ") + std::string(each.architecture);
+    return Error{ErrorCode::unsupported,
+                 fmt::format("{}: architecture \"{}\" cannot be run by this version, which runs: {}", file.path(),
+                             config.architecture, known)};
+  }
+  return row->load(file, config, limits, backend);
+}
+
+std::uint64_t work_bytes_estimate(const ModelConfig& config) {
+  const ModelLimits limits;
+  constexpr std::uint64_t kLogitRows = 32;
+  const auto rows = static_cast<std::uint64_t>(limits.rows);
+  const auto hidden = static_cast<std::uint64_t>(config.hidden);
+  const auto width = static_cast<std::uint64_t>(config.heads) * static_cast<std::uint64_t>(config.head_dim);
+  const auto kv_width = static_cast<std::uint64_t>(config.kv_heads) * static_cast<std::uint64_t>(config.head_dim);
+  const auto inner = static_cast<std::uint64_t>(config.feed_forward);
+  // Four bytes a value; what is quantised too has a code byte and 8 bytes per group of 32 more.
+  const std::uint64_t plain = 4 * rows * (hidden + width + 2 * kv_width + 2 * inner + width);
+  const std::uint64_t quantised = rows * (hidden + width + inner) * (4 + 1) + rows * (hidden + width + inner) / 4;
+  const std::uint64_t rope =
+      4 * static_cast<std::uint64_t>(config.context) * static_cast<std::uint64_t>(config.rope_dims);
+  return plain + quantised + rope + 4 * kLogitRows * static_cast<std::uint64_t>(config.vocabulary);
+}
+
+}  // namespace dalsegno
