@@ -36,6 +36,9 @@ class GgufFile {
  public:
   // Errors: not_found, io, corrupt, unsupported; each names file, key or tensor, what was found and expected.
   static Result<std::unique_ptr<GgufFile>> open(const std::string& path);
+  // The same for a file that is in memory already; `name` stands for the path in messages.
+  // Requires: bytes outlive the object and start at an address aligned to 16.
+  static Result<std::unique_ptr<GgufFile>> borrow(std::span<const std::byte> bytes, const std::string& name);
   ~GgufFile();
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;

@@ -1,0 +1,81 @@
+#include "gguf/mapped_file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include "gguf/printable.hpp"
+
+namespace dalsegno {
+namespace {
+
+Error system_error(const std::string& path, const char* action, int number) {
+  if (number == ENOENT || number == ENOTDIR) {
+    return {ErrorCode::not_found, fmt::format("there is no file {}; give the path of a GGUF file", quoted_path(path))};
+  }
+  const std::string reason = std::generic_category().message(number);
+  return {ErrorCode::io, fmt::format("cannot {} {}: {}", action, quoted_path(path), reason)};
+}
+
+const char* kind(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a pipe";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  [[nodiscard]] int number() const { return number_; }
+
+ private:
+  int number_;
+};
+
+}  // namespace
+
+Result<MappedFile> MappedFile::open(const std::string& path) {
+  // Non-blocking: opening a pipe without a writer would wait for one.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (file.number() < 0) return system_error(path, "open", errno);
+  struct stat status {};
+  if (::fstat(file.number(), &status) != 0) return system_error(path, "examine", errno);
+  if (!S_ISREG(status.st_mode)) {
+    return Error{ErrorCode::not_found,
+                 fmt::format("{} is {}; expected a GGUF file", quoted_path(path), kind(status.st_mode))};
+  }
+  if (status.st_size == 0) {
+    return Error{ErrorCode::corrupt, fmt::format("{} is empty; expected a GGUF file", quoted_path(path))};
+  }
+  const auto size = static_cast<std::size_t>(status.st_size);
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
+  if (address == MAP_FAILED) return system_error(path, "map", errno);
+  MappedFile mapped;
+  mapped.bytes_ = {static_cast<const std::byte*>(address), size};
+  return mapped;
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+}  // namespace dalsegno
