@@ -52,10 +52,6 @@ bool is_integer(GgufType type) {
   }
 }
 
-bool is_float(GgufType type) {
-  return type == GgufType::f32 || type == GgufType::f64;
-}
-
 }  // namespace
 
 struct GgufFile::Impl {
