@@ -4,7 +4,6 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "base/memory_budget.hpp"
 #include "dalsegno/result.hpp"
@@ -17,19 +16,22 @@ namespace dalsegno {
 class BlockTable;  // cache/block_table.hpp: a sequence's ordered blocks; move-only; holds its pins
 
 struct KvCacheOptions {
+  // affects behaviour
   KvLayout layout;
-  std::uint64_t max_bytes = 0;      // K/V pages at most; reserved from the budget extent by extent, before use
+  std::uint64_t max_bytes = 0;          // K/V pages at most; reserved from the budget extent by extent, before use
+  MemoryBudget* budget = nullptr;       // required; outlives the cache
+  std::uint32_t max_ghosts = 1U << 16;  // evicted blocks remembered at most, so that `evicted` can be told from `cold`
+  // affects performance
   std::uint64_t extent_bytes = 64ULL << 20;
-  MemoryBudget* budget = nullptr;
 };
 
 struct CacheStats {
-  std::uint64_t pages_used = 0;      // pinned by sequences or held by the index
-  std::uint64_t pages_evictable = 0; // held by the index alone
+  std::uint64_t pages_used = 0;       // pinned by sequences or held by the index
+  std::uint64_t pages_evictable = 0;  // held by the index alone
   std::uint64_t pages_limit = 0;
   std::uint64_t evictions = 0;
-  std::uint64_t index_nodes = 0;
-  std::uint64_t index_bytes = 0;
+  std::uint64_t index_nodes = 0;  // blocks of the index, remembered evicted ones included
+  std::uint64_t index_bytes = 0;  // what the index occupies now; its most is reserved by create()
 };
 
 // Block pool, block tables and prefix index behind the few calls the engine makes.
@@ -37,17 +39,27 @@ struct CacheStats {
 // Threads: engine thread only. Invariant: see check_invariants().
 class KvCache {
  public:
+  // Reserves the index's memory at once, pages only when they are needed. Errors: invalid_argument
+  // (an empty layout, no budget), exhausted (not one page fits the budget or max_bytes).
   static Result<std::unique_ptr<KvCache>> create(const KvCacheOptions& options);
   ~KvCache();
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
 
-  struct Opened;  // {BlockTable table; int reused; Stopped stopped; int at;}
+  struct Opened;  // cache/block_table.hpp: {BlockTable table; int reused; Stopped stopped; int at;}
   // A table that begins with the longest cached prefix of tokens[0, limit); limit <= tokens.size().
-  // A partly matched block is shared by copying its matched part into a page of the table's own.
-  // When the pool is full even after eviction, the partial block is left out.
-  // stopped/at describe where matching ended in tokens[0, size): `end` when every one of
-  // tokens[0, limit) was reused.
+  // A partly matched block is shared by copying it into a page of the table's own. When the pool is
+  // full even after eviction, the partial block is left out (stopped says `evicted`).
+  // at == reused, the first token not reused; stopped is the first of these that holds:
+  //   end         every one of tokens[0, limit) was reused
+  //   evicted     a block given up for room continues with at least the next token
+  //   diverged    the index continues here, with other tokens
+  //   name_space  another namespace's blocks hold at least the next token too
+  //   cold
   Opened open(const Namespace& name_space, std::span<const TokenId> tokens, int limit);
-  // The same without taking anything: what open() would reuse, and why no more.
+  // An empty table that neither reads from nor adds to the index, for requests with reuse off.
+  BlockTable open_private();
+  // The same as open() without taking anything: what it would reuse, and why no more.
   struct Preview {
     int reused = 0;
     Stopped stopped = Stopped::cold;
@@ -56,23 +68,32 @@ class KvCache {
   [[nodiscard]] Preview preview(const Namespace& name_space, std::span<const TokenId> tokens, int limit) const;
 
   // Makes room for positions [table.tokens(), table.tokens() + more): allocates pages, evicting as
-  // needed. On failure (exhausted) the table is as before.
+  // needed, and copies a last block that others share, since it will be written.
+  // Every position must be made room for before a step writes it.
+  // On failure (exhausted) nothing was evicted and the table is as before.
   Result<void> extend(BlockTable& table, int more);
   // The K/V of these tokens, the next after table.tokens(), has now been computed. Full blocks become
   // visible to others at once; where the index already holds the same block, the table takes
-  // that one and gives up its own page.
+  // that one and gives up its own page. Requires: extend() made room for them.
   void commit(BlockTable& table, std::span<const TokenId> tokens);
   // Ends the sequence: its last partial block becomes reusable too. The table is empty afterwards.
   void close(BlockTable&& table);
   // Ends the sequence without publishing anything not yet visible (a failed one).
   void discard(BlockTable&& table);
+  // A second table with the same tokens and the same pages. Room made but not yet committed is
+  // taken back from the source: both extend() before they write again. Cost: no K/V is copied.
+  BlockTable fork(BlockTable& source);
+  // Forgets all but the first `tokens` tokens, and room made beyond them. What is visible stays so.
+  // Requires: 0 <= tokens <= table.tokens().
+  void rewind(BlockTable& table, int tokens);
 
   // The view for one step; valid until the table changes.
   [[nodiscard]] KvView view(const BlockTable& table) const;
 
   // True if `pages` more could be had by allocating and evicting everything evictable.
   [[nodiscard]] bool could_fit(std::uint64_t pages) const;
-  // Drops every block no table pins, and what the index remembers of evicted ones.
+  // Drops every block no table pins, and what the index remembers of evicted ones; gives every
+  // extent that is empty then back to the budget.
   void clear();
   [[nodiscard]] CacheStats stats() const;
   // Empty if sound, else the first violation as a sentence. Cost: linear in pages and nodes.
@@ -80,6 +101,7 @@ class KvCache {
   [[nodiscard]] const KvLayout& layout() const;
 
  private:
+  friend class BlockTable;
   struct Impl;
   explicit KvCache(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
