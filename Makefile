@@ -45,7 +45,7 @@ tsan: build/setup-build.stamp ## run the threaded tests under TSan
 	@scripts/ctest tsan -L threads
 
 clang: build/setup-build.stamp build/setup-develop.stamp ## build everything with clang++
-	@CXX=clang++ scripts/build clang
+	@scripts/build clang
 
 format: build/setup-test.stamp ## format the C++ files in place
 	@scripts/format

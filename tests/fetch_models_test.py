@@ -90,7 +90,7 @@ class FetchModels(unittest.TestCase):
         self.enter(mock.patch.object(time, "sleep", lambda _: None))
         self.folder = pathlib.Path(self.enter(tempfile.TemporaryDirectory()))
         server = self.enter(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         self.addCleanup(server.shutdown)
         Index.breaks, Index.ranges, Index.sent, Index.starts = 0, True, 0, []
         saved = dict(os.environ)
