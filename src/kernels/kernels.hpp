@@ -16,7 +16,8 @@ namespace dalsegno {
 // Dispatch is per matrix or attention call, never per row of inner work.
 
 // Activations of several rows, quantised per row and group of 32 of k.
-// codes: [m, k] int8; scale: [m, k/32] f32; sum: [m, k/32] int32, the sum of the group's codes.
+// codes: [m, k] int8; scale: [m, k/32] f32; sum: [m, k/32] words of two int16, the sums of the first
+// 16 codes of the group (low half) and of the last 16 (high half).
 struct QuantRows {
   std::int8_t* codes = nullptr;
   float* scale = nullptr;

@@ -1,0 +1,280 @@
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/levels.hpp"
+#include "tensor/packing.hpp"
+
+// A tile is 1 to 4 rows (6 for floats) by 16 columns of a panel, or one row by all 32. vpmaddubsw multiplies
+// unsigned codes by signed activations and adds pairs, saturating at 16 bits; so sums are kept in int16 only
+// as long as they provably fit, 2 products per quad and lane, |activation| <= 127:
+//   4-bit codes   8 quads: 16 * 15 * 127 = 30480
+//   8-bit codes   as two planes of nibbles, 8 quads each, joined as low + 16 * high
+//   codes <= 31   4 quads: 8 * 31 * 127 = 31496 (w8_min32)
+//   codes <= 63   2 quads: 4 * 63 * 127 = 32004 (w8_half)
+// Two planes cost what widening codes to int16 would (vpmaddwd takes half as many), without int16 activations.
+namespace dalsegno::avx2 {
+namespace {
+
+#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
+
+constexpr int kTallest = 4;
+constexpr int kTallestFloat = 6;
+// Weights are read once, in one stream: 4 KB ahead is about the latency of memory at full speed.
+constexpr int kAhead = 4096;
+
+// Rows [m, k] of quantised activations, from some row on.
+struct Rows {
+  const std::int8_t* codes;
+  const float* scale;
+  const std::int32_t* sum;
+  int k;
+};
+
+// Where a tile's result goes: element (0, 0) of the panel's columns, how many are valid and what is added.
+struct Target {
+  float* c;
+  std::size_t stride;
+  const float* bias;  // of the panel's first column, or nullptr
+  int columns;
+  bool add;
+};
+
+// From element 8 - n on: a mask of the first n lanes.
+alignas(64) constexpr std::int32_t kFirstLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+// Four codes in every 32-bit lane.
+__m256i quad(const std::int8_t* codes) {
+  std::int32_t word;
+  __builtin_memcpy(&word, codes, sizeof word);
+  return _mm256_set1_epi32(word);
+}
+
+__m256i load(const std::byte* at) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(at));
+}
+__m128i load_half(const std::byte* at) {
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(at));
+}
+
+void prefetch(const std::byte* at, int bytes) {
+  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T0);
+}
+
+// 8 scales (or minima) from column `column` on.
+template <int Bytes>
+__m256 load_scales(const std::byte* at, int column) {
+  if constexpr (Bytes == 4) return _mm256_castsi256_ps(load(at + 4 * column));
+  return _mm256_cvtph_ps(load_half(at + 2 * column));
+}
+
+void store(const Target& out, int row, int column, __m256 result) {
+  const int left = out.columns - column < 8 ? out.columns - column : 8;
+  if (left <= 0) return;
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirstLanes + 8 - left));
+  float* c = out.c + static_cast<std::size_t>(row) * out.stride + column;
+  if (out.bias != nullptr) result = _mm256_add_ps(result, _mm256_maskload_ps(out.bias + column, mask));
+  if (out.add) result = _mm256_add_ps(_mm256_maskload_ps(c, mask), result);
+  _mm256_maskstore_ps(c, mask, result);
+}
+
+// The int32 sums of R rows by NV vectors of columns over the part of one group that shares a scale.
+template <PackedFormat F, int R, int NV>
+struct Group {
+  static constexpr GroupLayout kLayout = group_layout(F);
+  static constexpr int kQuads = 8 / kLayout.scales;  // quads per scale
+  static constexpr int kPlanes = F == PackedFormat::w8 ? 2 : 1;
+  static constexpr int kFitting = F == PackedFormat::w8_half ? 2 : F == PackedFormat::w8_min32 ? 4 : 8;
+
+  __m256i sums[R][NV];
+
+  // -zero * (sum of activations). h: which scale's part of the group. The pair of half sums is weighed
+  // by vpmaddwd in one step.
+  void start(const Rows& rows, int groups, int g, int h) {
+    constexpr int zero = -kLayout.zero & 0xffff;
+    const __m256i weights = _mm256_set1_epi32(kLayout.scales == 1 ? zero << 16 | zero : h == 0 ? zero : zero << 16);
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const __m256i s = _mm256_set1_epi32(rows.sum[static_cast<std::ptrdiff_t>(i) * groups + g]);
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+        sums[i][j] = kLayout.zero == 0 ? _mm256_setzero_si256() : _mm256_madd_epi16(s, weights);
+      }
+    }
+  }
+
+  // The codes of quad q as bytes; of one plane of nibbles if there are two.
+  static __m256i codes_of(const std::byte* w, int q, int plane) {
+    const __m256i codes = load(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
+    if (kLayout.code_bits == 8 && kPlanes == 1) return codes;
+    const bool high = kPlanes == 2 ? plane == 1 : q % 2 == 1;
+    return _mm256_and_si256(high ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
+  }
+
+  // kFitting quads of one plane, from quad `first` on, added up in int16.
+  void add_run(const std::byte* w, const std::int8_t* codes, int k, int first, int plane) {
+    __m256i part[R][NV];
+    DALSEGNO_UNROLL for (int q = first; q < first + kFitting; ++q) {
+      __m256i weights[NV];
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = codes_of(w + 32 * j, q, plane);
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const __m256i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k + 4 * q);
+        DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+          const __m256i products = _mm256_maddubs_epi16(weights[j], a);
+          part[i][j] = q == first ? products : _mm256_add_epi16(part[i][j], products);
+        }
+      }
+    }
+    const __m256i weight = _mm256_set1_epi16(plane == 1 ? 16 : 1);
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+        sums[i][j] = _mm256_add_epi32(sums[i][j], _mm256_madd_epi16(part[i][j], weight));
+      }
+    }
+  }
+
+  void dot(const std::byte* w, const std::int8_t* codes, int k, int h) {
+    DALSEGNO_UNROLL for (int first = h * kQuads; first < (h + 1) * kQuads; first += kFitting) {
+      DALSEGNO_UNROLL for (int plane = 0; plane < kPlanes; ++plane) add_run(w, codes, k, first, plane);
+    }
+  }
+};
+
+// R rows by 8 * NV columns of a panel, from `column` on. One accumulator per output, groups ascending; per
+// group and scale acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
+template <PackedFormat F, int R, int NV>
+void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
+  using G = Group<F, R, NV>;
+  constexpr GroupLayout layout = G::kLayout;
+  const int groups = rows.k / kGroup;
+  __m256 acc[R][NV];
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
+  }
+  for (int g = 0; g < groups; ++g, w += layout.bytes()) {
+    if constexpr (R <= 2) prefetch(w + kAhead, layout.bytes());
+    const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
+    DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
+      G group;
+      group.start(rows, groups, g, h);
+      group.dot(w + 4 * column, codes, rows.k, h);
+      const std::byte* scales = w + layout.scale_offset() + h * kPanelColumns * layout.scale_bytes;
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const __m256 a = _mm256_set1_ps(rows.scale[static_cast<std::ptrdiff_t>(i) * groups + g]);
+        DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+          const __m256 s = _mm256_mul_ps(load_scales<layout.scale_bytes>(scales, column + 8 * j), a);
+          acc[i][j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(group.sums[i][j]), s, acc[i][j]);
+        }
+      }
+    }
+    if constexpr (layout.minimum) {
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
+        const __m256 a = _mm256_set1_ps(rows.scale[at]);
+        const __m256i pair = _mm256_set1_epi32(rows.sum[at]);
+        const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(pair, _mm256_set1_epi16(1)));
+        DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+          const __m256 minimum = load_scales<layout.scale_bytes>(w + layout.minimum_offset(), column + 8 * j);
+          acc[i][j] = _mm256_fmadd_ps(sum, _mm256_mul_ps(minimum, a), acc[i][j]);
+        }
+      }
+    }
+  }
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) store(out, i, column + 8 * j, acc[i][j]);
+  }
+}
+
+// 8 weights of a float panel from element `at` on, exactly as f32.
+template <PackedFormat F>
+__m256 load_weights(const std::byte* panel, std::ptrdiff_t at) {
+  if constexpr (F == PackedFormat::f32) return _mm256_castsi256_ps(load(panel + 4 * at));
+  if constexpr (F == PackedFormat::f16) return _mm256_cvtph_ps(load_half(panel + 2 * at));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_half(panel + 2 * at)), 16));
+}
+
+// R rows x [R, k] by 8 * NV columns of a panel of floats: k ascending, acc = fma(x, w, acc).
+template <PackedFormat F, int R, int NV>
+void float_tile(const float* x, int k, const std::byte* w, int column, const Target& out) {
+  constexpr int row_bytes = kPanelColumns * (F == PackedFormat::f32 ? 4 : 2);
+  __m256 acc[R][NV];
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
+  }
+  for (std::ptrdiff_t at = 0; at < k; ++at) {
+    if constexpr (R <= 2) prefetch(w + at * row_bytes + kAhead, row_bytes);
+    __m256 weights[NV];
+    DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = load_weights<F>(w, at * kPanelColumns + column + 8 * j);
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const __m256 a = _mm256_set1_ps(x[static_cast<std::ptrdiff_t>(i) * k + at]);
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_fmadd_ps(a, weights[j], acc[i][j]);
+    }
+  }
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) store(out, i, column + 8 * j, acc[i][j]);
+  }
+}
+
+// Calls the tile of the height at hand: R is the tallest.
+template <PackedFormat F, int R>
+void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, const Target& out) {
+  if constexpr (R > 1) {
+    if (height < R) return run_tile<F, R - 1>(args, panel, row, height, out);
+  }
+  constexpr int vectors = R == 1 ? 4 : 2;
+  const std::ptrdiff_t k = args.w->k;
+  const std::ptrdiff_t groups = k / kGroup;
+  for (int column = 0; column < out.columns; column += 8 * vectors) {
+    if constexpr (F >= PackedFormat::f32) {
+      float_tile<F, R, vectors>(args.x + row * k, args.w->k, panel, column, out);
+    } else {
+      const QuantRows& quant = args.quant;
+      tile<F, R, vectors>({quant.codes + row * k, quant.scale + row * groups, quant.sum + row * groups, args.w->k},
+                          panel, column, out);
+    }
+  }
+}
+
+// Rows are spread evenly over the fewest tiles: 5 rows are 3 + 2, not 4 + 1.
+template <PackedFormat F>
+void panels(const GemmArgs& args) {
+  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : kTallest;
+  const int tiles = (args.m + tallest - 1) / tallest;
+  for (int p = args.panel_begin; p < args.panel_end; ++p) {
+    const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
+    const int first = p * kPanelColumns;
+    const int columns = args.w->n - first < kPanelColumns ? args.w->n - first : kPanelColumns;
+    Target out = {nullptr, args.c_stride, args.bias == nullptr ? nullptr : args.bias + first, columns, args.add};
+    for (int i = 0, row = 0; i < tiles; ++i) {
+      const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
+      out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
+      run_tile<F, tallest>(args, panel, row, height, out);
+      row += height;
+    }
+  }
+}
+
+}  // namespace
+
+void gemm(const GemmArgs& args) {
+  switch (args.w->format) {
+    case PackedFormat::w8:
+      return panels<PackedFormat::w8>(args);
+    case PackedFormat::w4:
+      return panels<PackedFormat::w4>(args);
+    case PackedFormat::w4_min:
+      return panels<PackedFormat::w4_min>(args);
+    case PackedFormat::w4_min32:
+      return panels<PackedFormat::w4_min32>(args);
+    case PackedFormat::w8_min32:
+      return panels<PackedFormat::w8_min32>(args);
+    case PackedFormat::w8_half:
+      return panels<PackedFormat::w8_half>(args);
+    case PackedFormat::f32:
+      return panels<PackedFormat::f32>(args);
+    case PackedFormat::f16:
+      return panels<PackedFormat::f16>(args);
+    case PackedFormat::bf16:
+      return panels<PackedFormat::bf16>(args);
+  }
+}
+
+}  // namespace dalsegno::avx2

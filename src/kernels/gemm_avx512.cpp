@@ -1,0 +1,253 @@
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/levels.hpp"
+#include "tensor/packing.hpp"
+
+// A tile is 1 to 6 rows by one panel (two vectors of 16 columns). Stored codes are unsigned (code + zero),
+// activations signed, as vpdpbusd takes them; every int32 sum starts at -zero * (sum of activations),
+// so the zero point costs nothing per product.
+// Benchmark (bench/kernels_gemm): heights 4 to 7 are equal, 8 spills registers. The ceiling is 80% of the
+// vpdpbusd peak: 16 of them per group and row go with 4 multiplications and fmas on the same ports.
+namespace dalsegno::avx512 {
+namespace {
+
+#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
+
+constexpr int kTallest = 6;
+constexpr int kTallestFloat = 12;
+// Weights are read once, in one stream: 4 KB ahead is about the latency of memory at full speed.
+constexpr int kAhead = 4096;
+
+// Rows [m, k] of quantised activations, from some row on.
+struct Rows {
+  const std::int8_t* codes;
+  const float* scale;
+  const std::int32_t* sum;
+  int k;
+};
+
+// Where a tile's result goes: element (0, 0) of the tile, its valid columns and what is added.
+struct Target {
+  float* c;
+  std::size_t stride;
+  const float* bias;  // of the panel's first column, or nullptr
+  __mmask16 columns[2];
+  bool add;
+};
+
+// Four codes in every 32-bit lane.
+__m512i quad(const std::int8_t* codes) {
+  std::int32_t word;
+  __builtin_memcpy(&word, codes, sizeof word);
+  return _mm512_set1_epi32(word);
+}
+
+void prefetch(const std::byte* at, int bytes) {
+  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T0);
+}
+
+__m512 load_scales(const std::byte* at, int scale_bytes) {
+  if (scale_bytes == 4) return _mm512_load_ps(at);
+  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
+}
+
+void store(const Target& out, int row, int j, __m512 result) {
+  float* c = out.c + static_cast<std::size_t>(row) * out.stride + 16 * j;
+  const __mmask16 mask = out.columns[j];
+  if (out.bias != nullptr) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(mask, out.bias + 16 * j));
+  if (out.add) result = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), result);
+  _mm512_mask_storeu_ps(c, mask, result);
+}
+
+// The int32 sums of R rows over the quads [4 * Quads of half h] of one group, from -zero * sum on.
+template <PackedFormat F, int R>
+struct Group {
+  static constexpr GroupLayout kLayout = group_layout(F);
+  static constexpr int kQuads = 8 / kLayout.scales;  // quads per scale
+
+  __m512i sums[R][2];
+
+  // h: which scale's part of the group. The pair of half sums is weighed by vpmaddwd in one step.
+  void start(const Rows& rows, int groups, int g, int h) {
+    constexpr int zero = -kLayout.zero & 0xffff;
+    const __m512i weights = _mm512_set1_epi32(kLayout.scales == 1 ? zero << 16 | zero : h == 0 ? zero : zero << 16);
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const __m512i s = _mm512_set1_epi32(rows.sum[static_cast<std::ptrdiff_t>(i) * groups + g]);
+      sums[i][0] = sums[i][1] = kLayout.zero == 0 ? _mm512_setzero_si512() : _mm512_madd_epi16(s, weights);
+    }
+  }
+
+  // codes: [R rows, stride rows.k], at this quad.
+  void add(const __m512i (&weights)[2], const std::int8_t* codes, int k) {
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const __m512i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k);
+      DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], weights[j], a);
+    }
+  }
+
+  void dot(const std::byte* w, const std::int8_t* codes, int k, int h) {
+    DALSEGNO_UNROLL for (int q = h * kQuads; q < (h + 1) * kQuads; ++q) {
+      const std::byte* at = w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns;
+      __m512i weights[2];
+      DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
+        weights[j] = _mm512_load_si512(at + 64 * j);
+        if (kLayout.code_bits == 4) {
+          if (q % 2 == 1) weights[j] = _mm512_srli_epi16(weights[j], 4);
+          weights[j] = _mm512_and_si512(weights[j], _mm512_set1_epi8(15));
+        }
+      }
+      add(weights, codes + 4 * q, k);
+    }
+  }
+};
+
+// R rows by one panel. One accumulator per output, groups ascending; per group and scale
+// acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
+template <PackedFormat F, int R>
+void tile(const Rows& rows, const std::byte* w, const Target& out) {
+  using G = Group<F, R>;
+  constexpr GroupLayout layout = G::kLayout;
+  const int groups = rows.k / kGroup;
+  __m512 acc[R][2];
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+  for (int g = 0; g < groups; ++g, w += layout.bytes()) {
+    if constexpr (R <= 2) prefetch(w + kAhead, layout.bytes());
+    const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
+    DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
+      G group;
+      group.start(rows, groups, g, h);
+      group.dot(w, codes, rows.k, h);
+      __m512 scale[2];
+      DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
+        scale[j] = load_scales(w + layout.scale_offset() + (2 * h + j) * 16 * layout.scale_bytes, layout.scale_bytes);
+      }
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const __m512 a = _mm512_set1_ps(rows.scale[static_cast<std::ptrdiff_t>(i) * groups + g]);
+        DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
+          acc[i][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group.sums[i][j]), _mm512_mul_ps(scale[j], a), acc[i][j]);
+        }
+      }
+    }
+    if (layout.minimum) {
+      __m512 minimum[2];
+      DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
+        minimum[j] = load_scales(w + layout.minimum_offset() + j * 16 * layout.scale_bytes, layout.scale_bytes);
+      }
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
+        const __m512 a = _mm512_set1_ps(rows.scale[at]);
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_set1_epi32(rows.sum[at]), _mm512_set1_epi16(1)));
+        DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
+          acc[i][j] = _mm512_fmadd_ps(sum, _mm512_mul_ps(minimum[j], a), acc[i][j]);
+        }
+      }
+    }
+  }
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) store(out, i, j, acc[i][j]);
+  }
+}
+
+// Both vectors of row k of a float panel, exactly as f32.
+template <PackedFormat F>
+void load_weights(const std::byte* panel, std::ptrdiff_t k, __m512 (&out)[2]) {
+  DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
+    const std::ptrdiff_t at = k * kPanelColumns + 16 * j;
+    if constexpr (F == PackedFormat::f32) {
+      out[j] = _mm512_load_ps(panel + 4 * at);
+      continue;
+    }
+    const __m256i words = _mm256_load_si256(reinterpret_cast<const __m256i*>(panel + 2 * at));
+    out[j] = F == PackedFormat::f16 ? _mm512_cvtph_ps(words)
+                                    : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+  }
+}
+
+// R rows x [R, k] by one panel of floats: k ascending, acc = fma(x, w, acc).
+template <PackedFormat F, int R>
+void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
+  constexpr int row_bytes = kPanelColumns * (F == PackedFormat::f32 ? 4 : 2);
+  __m512 acc[R][2];
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+  for (std::ptrdiff_t at = 0; at < k; ++at) {
+    if constexpr (R <= 2) prefetch(w + at * row_bytes + kAhead, row_bytes);
+    __m512 weights[2];
+    load_weights<F>(w, at, weights);
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const __m512 a = _mm512_set1_ps(x[static_cast<std::ptrdiff_t>(i) * k + at]);
+      DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) acc[i][j] = _mm512_fmadd_ps(a, weights[j], acc[i][j]);
+    }
+  }
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) store(out, i, j, acc[i][j]);
+  }
+}
+
+// Calls the tile of the height at hand: R is the tallest.
+template <PackedFormat F, int R>
+void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, const Target& out) {
+  if constexpr (R > 1) {
+    if (height < R) return run_tile<F, R - 1>(args, panel, row, height, out);
+  }
+  const std::ptrdiff_t k = args.w->k;
+  if constexpr (F >= PackedFormat::f32) {
+    float_tile<F, R>(args.x + row * k, args.w->k, panel, out);
+  } else {
+    const QuantRows& quant = args.quant;
+    const std::ptrdiff_t groups = k / kGroup;
+    tile<F, R>({quant.codes + row * k, quant.scale + row * groups, quant.sum + row * groups, args.w->k}, panel, out);
+  }
+}
+
+// Rows are spread evenly over the fewest tiles: 8 rows are 4 + 4, not 6 + 2.
+template <PackedFormat F>
+void panels(const GemmArgs& args) {
+  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : kTallest;
+  const int tiles = (args.m + tallest - 1) / tallest;
+  for (int p = args.panel_begin; p < args.panel_end; ++p) {
+    const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
+    const int first = p * kPanelColumns;
+    const int columns = args.w->n - first < kPanelColumns ? args.w->n - first : kPanelColumns;
+    const std::uint32_t mask = columns == kPanelColumns ? 0xffffffffU : (1U << columns) - 1;
+    Target out = {args.c + first,
+                  args.c_stride,
+                  args.bias == nullptr ? nullptr : args.bias + first,
+                  {static_cast<__mmask16>(mask), static_cast<__mmask16>(mask >> 16)},
+                  args.add};
+    for (int i = 0, row = 0; i < tiles; ++i) {
+      const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
+      out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
+      run_tile<F, tallest>(args, panel, row, height, out);
+      row += height;
+    }
+  }
+}
+
+}  // namespace
+
+void gemm(const GemmArgs& args) {
+  switch (args.w->format) {
+    case PackedFormat::w8:
+      return panels<PackedFormat::w8>(args);
+    case PackedFormat::w4:
+      return panels<PackedFormat::w4>(args);
+    case PackedFormat::w4_min:
+      return panels<PackedFormat::w4_min>(args);
+    case PackedFormat::w4_min32:
+      return panels<PackedFormat::w4_min32>(args);
+    case PackedFormat::w8_min32:
+      return panels<PackedFormat::w8_min32>(args);
+    case PackedFormat::w8_half:
+      return panels<PackedFormat::w8_half>(args);
+    case PackedFormat::f32:
+      return panels<PackedFormat::f32>(args);
+    case PackedFormat::f16:
+      return panels<PackedFormat::f16>(args);
+    case PackedFormat::bf16:
+      return panels<PackedFormat::bf16>(args);
+  }
+}
+
+}  // namespace dalsegno::avx512

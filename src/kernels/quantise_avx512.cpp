@@ -1,0 +1,63 @@
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/levels.hpp"
+
+namespace dalsegno::avx512 {
+namespace {
+
+constexpr std::uint32_t kInfinity = 0x7f800000;
+constexpr float kSmallestNormal = 0x1p-126F;
+
+// Largest of 16 magnitudes, as bits.
+std::uint32_t largest_of(__m512i m) {
+  const __m256i q = _mm256_max_epi32(_mm512_castsi512_si256(m), _mm512_extracti64x4_epi64(m, 1));
+  __m128i h = _mm_max_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+  h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+  h = _mm_max_epi32(h, _mm_shuffle_epi32(h, 0xb1));
+  return static_cast<std::uint32_t>(_mm_cvtsi128_si32(h));
+}
+
+// Sums of 16 int8 each, as two int16 in one word.
+std::int32_t half_sums(__m128i low, __m128i high) {
+  const __m128i ones = _mm_set1_epi8(1);
+  const __m128i zero = _mm_setzero_si128();
+  __m128i s = _mm_hadd_epi32(_mm_dpbusd_epi32(zero, ones, low), _mm_dpbusd_epi32(zero, ones, high));
+  s = _mm_hadd_epi32(s, s);
+  return _mm_cvtsi128_si32(_mm_shufflelo_epi16(s, 0x08));
+}
+
+}  // namespace
+
+bool quantise(const float* x, int row, const QuantRows& out) {
+  const int groups = out.k / kGroup;
+  const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(groups);
+  std::int8_t* codes = out.codes + at * kGroup;
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  std::uint32_t largest = 0;
+  for (int g = 0; g < groups; ++g, x += kGroup) {
+    const __m512 v0 = _mm512_loadu_ps(x);
+    const __m512 v1 = _mm512_loadu_ps(x + 16);
+    const std::uint32_t amax = largest_of(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(v0), magnitude),
+                                                           _mm512_and_si512(_mm512_castps_si512(v1), magnitude)));
+    largest = amax > largest ? amax : largest;
+    float scale = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(amax)))) / 127.0F;
+    if (amax >= kInfinity || scale < kSmallestNormal) scale = 0;
+    const __mmask16 live = scale > 0 ? 0xffff : 0;
+    const __m512 s = _mm512_set1_ps(scale);
+    const __m128i q0 = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v0, s)));
+    const __m128i q1 = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v1, s)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + g * kGroup), q0);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + g * kGroup + 16), q1);
+    out.scale[at + static_cast<std::size_t>(g)] = scale;
+    out.sum[at + static_cast<std::size_t>(g)] = half_sums(q0, q1);
+  }
+  if (largest < kInfinity) return true;
+  __builtin_memset(codes, 0, static_cast<std::size_t>(out.k));
+  __builtin_memset(out.scale + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
+  __builtin_memset(out.sum + at, 0, static_cast<std::size_t>(groups) * sizeof(std::int32_t));
+  return false;
+}
+
+}  // namespace dalsegno::avx512
