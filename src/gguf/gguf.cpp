@@ -52,6 +52,13 @@ bool is_integer(GgufType type) {
   }
 }
 
+bool is_string(GgufType type) {
+  return type == GgufType::string;
+}
+bool is_float(GgufType type) {
+  return type == GgufType::f32;
+}
+
 }  // namespace
 
 struct GgufFile::Impl {
@@ -178,7 +185,6 @@ Result<std::string> GgufFile::string_or(std::string_view key, std::string fallba
 }
 
 Result<std::vector<std::string_view>> GgufFile::strings(std::string_view key) const {
-  const auto is_string = [](GgufType type) { return type == GgufType::string; };
   DALSEGNO_ASSIGN(entry, impl_->array(key, is_string, "an array of strings"));
   std::vector<std::string_view> out;
   out.reserve(entry->count);
@@ -188,6 +194,11 @@ Result<std::vector<std::string_view>> GgufFile::strings(std::string_view key) co
     at += 8 + out.back().size();
   }
   return out;
+}
+
+Result<std::uint64_t> GgufFile::string_count(std::string_view key) const {
+  DALSEGNO_ASSIGN(entry, impl_->array(key, is_string, "an array of strings"));
+  return entry->count;
 }
 
 Result<std::vector<std::int64_t>> GgufFile::integers(std::string_view key) const {
@@ -204,7 +215,6 @@ Result<std::vector<std::int64_t>> GgufFile::integers(std::string_view key) const
 }
 
 Result<std::vector<float>> GgufFile::floats(std::string_view key) const {
-  const auto is_float = [](GgufType type) { return type == GgufType::f32; };
   DALSEGNO_ASSIGN(entry, impl_->array(key, is_float, "an array of 32-bit floats"));
   std::vector<float> out(entry->count);
   for (std::uint64_t i = 0; i < entry->count; ++i) out[i] = load<float>(entry->data + i * sizeof(float));

@@ -65,6 +65,8 @@ class GgufFile {
   [[nodiscard]] Result<std::vector<std::string_view>> strings(std::string_view key) const;
   [[nodiscard]] Result<std::vector<std::int64_t>> integers(std::string_view key) const;
   [[nodiscard]] Result<std::vector<float>> floats(std::string_view key) const;
+  // Length of an array of strings, without walking it.
+  [[nodiscard]] Result<std::uint64_t> string_count(std::string_view key) const;
   // Length of an array key, or nullopt.
   [[nodiscard]] std::optional<std::uint64_t> array_length(std::string_view key) const;
 
