@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""score --hash prints one value for the same ids, however they are computed."""
+
+import random
+import unittest
+
+import program
+from program import TINY
+
+LENGTH = 150
+
+
+class OneHash(program.ProgramTest):
+    def setUp(self):
+        super().setUp()
+        draw = random.Random(7)
+        self.ids = self.ids_file([draw.randrange(256) for _ in range(LENGTH)])
+
+    def score(self, *words, env=None, model=TINY):
+        return self.one_json("score", "-m", model, "--ids", self.ids, "--hash", *words, env=env)
+
+    def levels(self):
+        shown = self.output("--version")
+        return [level for level in ("scalar", "avx2", "avx512", "neon") if level in shown]
+
+    def assert_one_hash(self, runs):
+        hashes = {run["hash"] for run in runs}
+        self.assertEqual(len(hashes), 1, hashes)
+
+    def test_for_threads_and_chunks(self):
+        runs = [self.score("--threads", threads) for threads in (1, 2, 3)]
+        runs += [self.score("--chunk", chunk) for chunk in (1, 7, 64, 4096)]
+        self.assert_one_hash(runs)
+
+    def test_for_cpu_levels_weights_and_kv_formats(self):
+        for kind in ("gqa", "q4_1", "q6_k", "bf16"):
+            model = TINY.parent / f"llama-{kind}.gguf"
+            for kv in ("bf16", "f32"):
+                runs = [self.score("--kv", kv, model=model, env={"DALSEGNO_CPU": level}) for level in self.levels()]
+                self.assertGreaterEqual(len(runs), 1)
+                self.assert_one_hash(runs)
+
+    def test_another_text_has_another_hash(self):
+        before = self.score()["hash"]
+        self.ids = self.ids_file([1] * LENGTH)
+        self.assertNotEqual(self.score()["hash"], before)
+
+    def test_for_cold_warm_and_evicted(self):
+        for start in (1, 63, 64, 65, LENGTH // 2, LENGTH - 1):
+            cold = self.score("--from", start)
+            warm = self.score("--from", start, "--warm", start)
+            evicted = self.score("--from", start, "--warm", start, "--evict")
+            self.assert_one_hash([cold, warm, evicted])
+            self.assertEqual(cold["usage"]["reused_tokens"], 0)
+            self.assertEqual(warm["usage"]["reused_tokens"], start)
+            self.assertEqual(evicted["usage"]["reused_tokens"], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""SmolLM2 is as near to the reference as llama.cpp: mean KL at most 1.05 times its own, p99 and maximum 1.5 times."""
+
+import json
+import statistics
+import unittest
+
+import program
+import quality
+from program import GOLDEN, SMOLLM2
+
+VOCABULARY = 49152
+
+
+class SmolLM2Quality(program.ProgramTest):
+    def listed(self, prompt):
+        """The listed KL at each golden position of one prompt."""
+        at = ",".join(map(str, prompt["at"]))
+        words = ["score", "-m", SMOLLM2, "--ids", self.ids_file(prompt["ids"]), "--at", at, "--top", VOCABULARY]
+        ours = quality.tables(self.one_json(*words))
+        return [quality.listed_kl(dict(map(tuple, top)), table) for top, table in zip(prompt["top"], ours)]
+
+    def assert_within(self, values, mean, p99, largest):
+        self.assertLessEqual(statistics.mean(values), 1.05 * mean)
+        self.assertLessEqual(quality.percentile(values, 0.99), 1.5 * p99)
+        self.assertLessEqual(max(values), 1.5 * largest)
+
+    def test_listed_divergence(self):
+        values = []
+        for prompt in program.golden_lines("logits-smollm2.jsonl"):
+            values += self.listed(prompt)
+        limit = quality.llamacpp("smollm2")["listed"]
+        self.assertEqual(len(values), limit["positions"])
+        print(f"listed KL: mean {statistics.mean(values):.6f}, p99 {quality.percentile(values, 0.99):.5f}, "
+              f"max {max(values):.5f}; llama.cpp {limit['mean']}, {limit['p99']}, {limit['max']}")
+        self.assert_within(values, limit["mean"], limit["p99"], limit["max"])
+
+    def test_nll(self):
+        golden = json.loads((GOLDEN / "nll-smollm2.json").read_text(encoding="ascii"))
+        score = self.one_json("score", "-m", SMOLLM2, "--ids", self.ids_file(golden["ids"]))
+        self.assertEqual(len(score["nll"]), len(golden["nll"]))
+        values = [abs(p - q) for p, q in zip(golden["nll"], score["nll"])]
+        limit = quality.llamacpp("smollm2")["nll"]
+        print(f"|NLL - reference|: mean {statistics.mean(values):.5f}, max {max(values):.4f}")
+        self.assert_within(values, limit["mean_abs"], limit["p99_abs"], limit["max_abs"])
+
+
+if __name__ == "__main__":
+    program.need_smollm2()
+    unittest.main()

@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""The tiny llama models of every weight type against their reference logits."""
+
+import json
+import statistics
+import unittest
+
+import program
+import quality
+from program import TINY
+
+VOCABULARY = 264
+EXACT = ("gqa", "rope3", "f16", "bf16")  # float32 activations: nothing is rounded but K and V
+ROUNDED = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q4_k", "q5_k", "q6_k")
+
+
+class TinyQuality(program.ProgramTest):
+    def log_probs(self, kind, *words):
+        """(reference, ours), each a list of the whole vocabulary's log-probabilities per position."""
+        golden = json.loads((TINY.parent / f"llama-{kind}.json").read_text(encoding="ascii"))
+        at = ",".join(map(str, golden["at"]))
+        words = ["--ids", self.ids_file(golden["ids"]), "--at", at, "--top", VOCABULARY, *words]
+        score = self.one_json("score", "-m", TINY.parent / f"llama-{kind}.gguf", *words)
+        ours = [[table[i] for i in range(VOCABULARY)] for table in quality.tables(score)]
+        return [quality.log_softmax(logits) for logits in golden["logits"]], ours
+
+    def largest_difference(self, kind, *words):
+        reference, ours = self.log_probs(kind, *words)
+        return max(abs(p - q) for a, b in zip(reference, ours) for p, q in zip(a, b))
+
+    def test_unrounded_weights_with_f32_keys_and_values(self):
+        for kind in EXACT:
+            with self.subTest(kind):
+                self.assertLess(self.largest_difference(kind, "--kv", "f32"), 2e-4)
+
+    def test_rounded_activations(self):
+        for kind in ROUNDED:
+            for kv in ("bf16", "f32"):
+                with self.subTest(kind, kv=kv):
+                    reference, ours = self.log_probs(kind, "--kv", kv)
+                    self.assertLess(statistics.mean(map(quality.kl, reference, ours)), 2e-3)
+                    self.assertLess(self.largest_difference(kind, "--kv", kv), 0.5)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Wrong usage is a sentence too, and a reader who leaves is not an error."""
+
+import subprocess
+import unittest
+
+import program
+from program import BINARY, TINY
+
+
+class Usage(program.ProgramTest):
+    def test_version_names_program_numerics_and_cpu_levels(self):
+        shown = self.output("--version")
+        for word in ("dalsegno", "numerics", "scalar"):
+            self.assertIn(word, shown)
+
+    def test_help_of_every_verb_shows_an_example(self):
+        for verb in ("run", "chat", "tokenize", "template", "score", "inspect", "bench"):
+            shown = self.output(verb, "--help")
+            self.assertIn(f"dalsegno {verb}", shown)
+            self.assertIn("xample", shown)
+
+    def test_no_verb_is_wrong_usage(self):
+        done = self.run_program()
+        self.assertEqual(done.returncode, 2)
+
+    def test_an_unknown_verb(self):
+        self.assert_error(2, ["fly"], "fly")
+
+    def test_an_unknown_option(self):
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--nonsense"], "--nonsense")
+
+    def test_no_model(self):
+        self.assert_error(2, ["run", "--prompt", "x"], "--model")
+
+    def test_a_model_that_is_not_there(self):
+        path = self.folder / "absent.gguf"
+        for verb in (["run", "--prompt", "x"], ["inspect"], ["tokenize"], ["chat"]):
+            self.assert_error(1, [*verb, "-m", path], "absent.gguf")
+
+    def test_a_name_that_the_models_folder_lacks(self):
+        self.assert_error(1, ["inspect", "-m", "NoSuchModel"], "NoSuchModel", str(self.folder),
+                          env={"DALSEGNO_MODELS": str(self.folder)})
+
+    def test_a_folder_instead_of_a_file(self):
+        self.assert_error(1, ["run", "-m", self.folder, "--prompt", "x"], str(self.folder), "folder")
+
+    def test_a_file_that_is_no_model(self):
+        path = self.folder / "text.gguf"
+        path.write_text("This is no model.", encoding="ascii")
+        self.assert_error(1, ["run", "-m", path, "--prompt", "x"], "text.gguf")
+
+    def test_an_empty_file(self):
+        path = self.folder / "empty.gguf"
+        path.touch()
+        self.assert_error(1, ["inspect", "-m", path], "empty.gguf")
+
+    def test_an_empty_prompt(self):
+        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", ""], "prompt")
+        self.assert_error(1, ["run", "-m", TINY, "--raw"], "prompt", stdin="")
+
+    def test_a_prompt_longer_than_the_context(self):
+        words = ["run", "-m", TINY, "--raw", "--prompt", "abcdefgh" * 20, "--context", "64"]
+        self.assert_error(1, words, "64", "context")
+
+    def test_an_impossible_budget(self):
+        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "1MB"], "1")
+
+    def test_a_budget_that_is_no_size(self):
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "lots"], "lots", "--memory")
+
+    def test_numbers_out_of_range(self):
+        for option, value in (("--threads", "0"), ("--threads", "x"), ("--max-tokens", "-1"), ("--temperature", "nan"),
+                              ("--top-p", "2"), ("--chunk", "0"), ("--context", "99999999999999999999")):
+            self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", option, value], option)
+
+    def test_formats_that_do_not_exist(self):
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "f64"], "f64")
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--activations", "7"], "7")
+
+    def test_a_model_without_a_template_says_so(self):
+        self.assert_error(1, ["run", "-m", TINY, "--prompt", "x"], "template")
+        self.assert_error(1, ["template", "-m", TINY], "template", stdin='{"messages":[]}')
+
+    def test_an_unknown_cpu_level(self):
+        words = ["run", "-m", TINY, "--raw", "--prompt", "x"]
+        self.assert_error(1, words, "DALSEGNO_CPU", "sse9", env={"DALSEGNO_CPU": "sse9"})
+
+    def test_bad_ids(self):
+        for text in ("", "{}", "[", "[]", "[1.5]", '["1"]', "[-1]", "[264]", "[1e99]", "null"):
+            path = self.folder / "bad.json"
+            path.write_text(text, encoding="ascii")
+            self.assert_error(1, ["score", "-m", TINY, "--ids", path], "bad.json")
+        self.assert_error(1, ["score", "-m", TINY, "--ids", self.folder / "absent.json"], "absent.json")
+
+    def test_positions_outside_the_ids(self):
+        ids = self.ids_file([1, 2, 3])
+        for option, value in (("--at", "3"), ("--at", "-1"), ("--from", "3"), ("--warm", "4")):
+            done = self.run_program("score", "-m", TINY, "--ids", ids, option, value)
+            self.assertIn(done.returncode, (1, 2), option)
+            self.assertTrue(done.stderr.startswith(b"error: "), option)
+
+    def test_bad_messages(self):
+        path = self.folder / "talk.jsonl"
+        path.write_text("not json\n", encoding="ascii")
+        self.assert_error(1, ["run", "-m", TINY, "--messages", path], "talk.jsonl")
+
+    def test_an_architecture_that_does_not_run_yet(self):
+        gemma = TINY.parent / "gemma3-swa.gguf"
+        self.assert_error(1, ["run", "-m", gemma, "--raw", "--prompt", "x"], "gemma3")
+        self.assertIn("gemma3", self.output("inspect", "-m", gemma))
+
+    def test_a_reader_who_leaves_is_no_error(self):
+        words = [BINARY, "run", "-m", str(TINY), "--raw", "--prompt", "abc", "--max-tokens", "400"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.read(1)
+            process.stdout.close()
+            error = process.stderr.read()
+            status = process.wait(timeout=120)
+        self.assertEqual(error, b"")
+        self.assertEqual(status, 0)
+
+    def test_a_full_device_is_an_error(self):
+        with open("/dev/full", "wb") as full:
+            words = [BINARY, "inspect", "-m", str(TINY)]
+            done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False, timeout=120)
+        self.assertEqual(done.returncode, 1)
+        self.assertTrue(done.stderr.startswith(b"error: "), done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
