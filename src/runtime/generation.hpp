@@ -1,0 +1,77 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dalsegno/engine.hpp"
+#include "runtime/request.hpp"
+#include "sampling/sampler.hpp"
+#include "text/vocabulary.hpp"
+
+namespace dalsegno {
+
+// Finds stop texts in a stream; holds back what may be the beginning of one.
+class StopMatcher {
+ public:
+  explicit StopMatcher(std::vector<std::string> stops);
+  // Text that can be shown now. Once found() nothing more comes.
+  std::string push(std::string_view text);
+  std::string finish();
+  [[nodiscard]] bool found() const { return found_; }
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+  bool found_ = false;
+};
+
+// One reply: samples on the engine thread, hands text and progress to the caller's thread.
+class Generation final : public Request {
+ public:
+  // Requires: vocabulary and kernels outlive it.
+  Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const Vocabulary& vocabulary,
+             const Kernels& kernels);
+
+  void on_admitted(const Admission& admission) override;
+  void on_progress(int done, int total) override;
+  Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override;
+  void on_finished(Result<FinishReason> outcome) override;
+
+  // Runs the callbacks on this thread until the reply is done.
+  Result<Reply> wait(const GenerateCallbacks& callbacks);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  void show(std::string text);
+  Reply reply(FinishReason reason);
+
+  // Constant after construction.
+  const GenerateOptions options_;
+  const Vocabulary& vocabulary_;
+  const Clock::time_point started_ = Clock::now();
+
+  // Engine thread until on_finished, the caller's after.
+  Sampler sampler_;
+  StreamDecoder decoder_;
+  StopMatcher stops_;
+  Reply reply_;
+  Clock::time_point first_token_;
+  Clock::time_point last_token_;
+  int sampled_ = 0;  // an end-of-turn token included
+
+  // Guarded by mutex_.
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string new_text_;
+  int progress_done_ = 0;
+  int progress_total_ = 0;
+  bool progress_new_ = false;
+  std::optional<Result<FinishReason>> outcome_;
+};
+
+}  // namespace dalsegno

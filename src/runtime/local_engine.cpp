@@ -1,0 +1,136 @@
+#include "runtime/local_engine.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "backend/cpu/cpu_backend.hpp"
+#include "dalsegno/diagnostics.hpp"
+#include "gguf/gguf.hpp"
+#include "model/registry.hpp"
+#include "runtime/fingerprint.hpp"
+#include "runtime/generation.hpp"
+#include "runtime/memory_limit.hpp"
+#include "runtime/tokenizer_impl.hpp"
+
+namespace dalsegno {
+namespace {
+
+constexpr int kMaxThreads = 256;
+
+int default_threads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
+}
+
+// The index needs some room beside the pages it points to: see src/cache.
+constexpr std::uint64_t kIndexShare = 64;
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
+  DALSEGNO_ASSIGN(engine, LocalEngine::open(options));
+  return std::unique_ptr<Engine>(std::move(engine));
+}
+
+Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& options) {
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("{} threads are not possible; choose 1 to {}", options.threads, kMaxThreads)};
+  }
+  DALSEGNO_ASSIGN(kernels, chosen_kernels());
+  DALSEGNO_ASSIGN(tokenizer, Tokenizer::open(options.model_path));
+  const std::uint64_t memory = options.memory_bytes > 0 ? options.memory_bytes : automatic_budget();
+  const int threads = options.threads > 0 ? options.threads : default_threads();
+  std::unique_ptr<LocalEngine> engine(new LocalEngine(options, std::move(tokenizer), *kernels, memory, threads));
+  DALSEGNO_TRY(engine->load(options));
+  return engine;
+}
+
+LocalEngine::LocalEngine(const EngineOptions&, Tokenizer tokenizer, const Kernels& kernels, std::uint64_t memory_bytes,
+                         int threads)
+    : tokenizer_(std::move(tokenizer)), kernels_(kernels), budget_(memory_bytes), pool_(threads) {}
+
+Result<void> LocalEngine::load(const EngineOptions& options) {
+  DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
+  DALSEGNO_ASSIGN(config, read_config(*file));
+  config_ = config;
+  if (options.context < 0 || options.context > config.context) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("a context of {} tokens is not possible; {} was made for at most {}", options.context,
+                             options.model_path, config.context)};
+  }
+  const int wanted = options.context > 0 ? options.context : config.context;
+  backend_ = make_cpu_backend(pool_, kernels_, budget_);
+  ModelLimits limits;
+  limits.positions = wanted;
+  DALSEGNO_ASSIGN(model, load_model(*file, config, limits, *backend_));
+  model_ = std::move(model);
+
+  KvCacheOptions cache_options;
+  cache_options.layout = {options.kv, config.layers, config.kv_heads, config.head_dim};
+  cache_options.max_bytes = budget_.free_bytes() - budget_.free_bytes() / kIndexShare;
+  cache_options.budget = &budget_;
+  const std::uint64_t page = cache_options.layout.page_bytes();
+  const std::uint64_t pages = cache_options.max_bytes / page;
+  if (pages < 2) {
+    return Error{
+        ErrorCode::exhausted,
+        fmt::format(
+            "the memory budget of {} leaves {} for K/V beside weights and work buffers, less than the {} of two "
+            "blocks; raise --memory",
+            human_bytes(budget_.limit()), human_bytes(budget_.free_bytes()), human_bytes(2 * page))};
+  }
+  DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));
+  cache_ = std::move(cache);
+  context_ = static_cast<int>(std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), pages * kBlockTokens));
+
+  Namespace name_space;
+  name_space.key.fingerprint = fingerprint(*file, config, pool_);
+  name_space.key.kv = options.kv;
+  name_space.key.numerics_version = kNumericsVersion;
+  scheduler_ = std::make_unique<Scheduler>(
+      Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), name_space, limits.rows, context_});
+  return {};
+}
+
+Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
+  if (prompt.empty()) return Error{ErrorCode::invalid_argument, "the prompt is empty; give at least one token"};
+  if (static_cast<int>(prompt.size()) > context_) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("the prompt has {} tokens, but the context holds {}; shorten it or raise --context or --memory "
+                    "(the model was made for {})",
+                    prompt.size(), context_, config_.context)};
+  }
+  for (std::size_t i = 0; i < prompt.size(); ++i) {
+    if (prompt[i] >= 0 && prompt[i] < config_.vocabulary) continue;
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("token {} of the prompt is {}, outside the vocabulary of {} tokens", i, prompt[i],
+                             config_.vocabulary)};
+  }
+  return {};
+}
+
+Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const GenerateOptions& options,
+                                    const GenerateCallbacks& callbacks) {
+  DALSEGNO_TRY(check_prompt(prompt));
+  if (std::string wrong = check(options.sampling); !wrong.empty())
+    return Error{ErrorCode::invalid_argument, std::move(wrong)};
+  if (options.max_tokens < 1 || options.chunk < 1) {
+    return Error{ErrorCode::invalid_argument, "max_tokens and chunk must be at least 1"};
+  }
+  std::vector<TokenId> tokens(prompt.begin(), prompt.end());
+  auto generation = std::make_shared<Generation>(tokens, options, *tokenizer_.impl().vocabulary, kernels_);
+  const int last = static_cast<int>(tokens.size()) - 1;
+  std::vector<Work> work;
+  work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse});
+  scheduler_->submit(std::move(work));
+  return generation->wait(callbacks);
+}
+
+void LocalEngine::reset_cache() {
+  scheduler_->on_engine_thread([](KvCache& cache) { cache.clear(); });
+}
+
+}  // namespace dalsegno

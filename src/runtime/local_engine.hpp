@@ -1,0 +1,51 @@
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.hpp"
+#include "base/memory_budget.hpp"
+#include "base/thread_pool.hpp"
+#include "cache/kv_cache.hpp"
+#include "dalsegno/engine.hpp"
+#include "kernels/kernels.hpp"
+#include "model/config.hpp"
+#include "model/model.hpp"
+#include "runtime/scheduler.hpp"
+
+namespace dalsegno {
+
+// The engine of one model in this process: everything it needs, wired.
+class LocalEngine final : public Engine {
+ public:
+  static Result<std::unique_ptr<LocalEngine>> open(const EngineOptions& options);
+
+  Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
+                         const GenerateCallbacks& callbacks) override;
+  [[nodiscard]] const Tokenizer& tokenizer() const override { return tokenizer_; }
+  [[nodiscard]] int context() const override { return context_; }
+  void reset_cache() override;
+
+  // For what else drives sequences (score, bench, tests). Errors as generate().
+  [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
+  [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+
+ private:
+  LocalEngine(const EngineOptions& options, Tokenizer tokenizer, const Kernels& kernels, std::uint64_t memory_bytes,
+              int threads);
+  Result<void> load(const EngineOptions& options);
+
+  // Constant after open(); destroyed from the last to the first.
+  Tokenizer tokenizer_;
+  const Kernels& kernels_;
+  MemoryBudget budget_;
+  ThreadPool pool_;
+  ModelConfig config_;
+  int context_ = 0;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Scheduler> scheduler_;
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <atomic>
+#include <span>
+
+#include "dalsegno/result.hpp"
+#include "dalsegno/types.hpp"
+
+namespace dalsegno {
+
+// How a request's prefix was reused.
+struct Admission {
+  int reused = 0;
+  Stopped stopped = Stopped::cold;
+  int at = 0;
+};
+
+// What a request wants after seeing the logits of a position.
+struct Decision {
+  enum class Kind : std::uint8_t { wait, append, finish } kind = Kind::wait;
+  TokenId token = 0;                         // append: the next token
+  FinishReason reason = FinishReason::stop;  // finish
+};
+
+// What the scheduler calls as it works on a sequence. All but cancel() run on the engine thread
+// and must not block. on_finished comes exactly once, last.
+class Request {
+ public:
+  virtual ~Request() = default;
+
+  // Called again with the same values if the sequence was preempted and resumed.
+  virtual void on_admitted(const Admission& admission) = 0;
+  // done of total prompt tokens have their K/V.
+  virtual void on_progress(int /*done*/, int /*total*/) {}
+  // tokens: the sequence so far, so tokens.size() - 1 >= position. Each wanted position comes once, ascending.
+  virtual Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) = 0;
+  virtual void on_finished(Result<FinishReason> outcome) = 0;
+
+  // Any thread; takes effect before the next step.
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  [[nodiscard]] bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> cancelled_{false};
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "backend/backend.hpp"
+#include "cache/block_table.hpp"
+#include "cache/kv_cache.hpp"
+#include "model/model.hpp"
+#include "runtime/request.hpp"
+#include "tensor/numerics_key.hpp"
+
+namespace dalsegno {
+
+// One sequence to run.
+struct Work {
+  std::shared_ptr<Request> request;
+  std::vector<TokenId> tokens;  // the prompt; never empty
+  int first_logit = 0;          // logits are wanted from this position on; no reuse reaches beyond it
+  int chunk = 512;              // most prompt tokens per step
+  bool reuse = true;
+};
+
+// Owns the engine thread: admits work, composes steps of all running sequences, runs them, and
+// keeps the cache's tables. The only caller of model and cache.
+// A sequence that cannot grow preempts the youngest one, which gives its blocks to the index
+// and later resumes with the same bits.
+// Threads: submit() and on_engine_thread() from any; everything else is the engine thread's.
+class Scheduler {
+ public:
+  struct Parts {
+    Model* model = nullptr;
+    Backend* backend = nullptr;
+    KvCache* cache = nullptr;
+    Namespace name_space;
+    int max_rows = 0;  // of one step
+    int context = 0;   // most tokens of one sequence
+  };
+  explicit Scheduler(Parts parts);
+  ~Scheduler();  // cancels what is left
+
+  // All of them enter the queue together, so that their first step is a common one if they fit.
+  void submit(std::vector<Work> work);
+  // Runs `call` between two steps and waits for it. Requires: not called on the engine thread.
+  void on_engine_thread(const std::function<void(KvCache&)>& call);
+
+ private:
+  struct Sequence {
+    Work work;
+    BlockTable table;
+    int prompt_tokens = 0;
+    int next_logit = 0;
+    bool admitted_before = false;
+    // Of the step being composed.
+    int rows = 0;
+    int first_row = 0;
+    bool finished = false;
+    Result<FinishReason> outcome = FinishReason::stop;
+  };
+  using SequencePtr = std::unique_ptr<Sequence>;
+
+  void run();
+  bool wait_for_work();
+  void drop_cancelled();
+  void admit();
+  bool admit_one(SequencePtr& sequence);
+  void step();
+  void compose();
+  bool grow(Sequence& sequence, int rows);
+  void preempt(Sequence& sequence);
+  void add_rows(Sequence& sequence, int rows);
+  void deliver(int index, std::span<const float> logits);
+  void settle();
+  void finish(Sequence& sequence);
+
+  // Constant after construction.
+  const Parts parts_;
+
+  // Guarded by mutex_.
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<Work> incoming_;
+  std::vector<std::function<void(KvCache&)>> calls_;
+  bool stopping_ = false;
+
+  // Engine thread only.
+  std::deque<SequencePtr> waiting_;
+  std::vector<SequencePtr> running_;  // oldest first
+  bool room_changed_ = true;          // something ended since admission last failed
+  std::vector<TokenId> step_tokens_;
+  std::vector<StepSequence> step_sequences_;
+  std::vector<std::int32_t> logit_rows_;
+  std::vector<Sequence*> row_owner_;  // [rows]
+  std::vector<Sequence*> in_step_;
+
+  std::thread thread_;  // last: starts when everything else is there
+};
+
+}  // namespace dalsegno

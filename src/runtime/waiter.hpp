@@ -1,0 +1,27 @@
+#pragma once
+
+#include <future>
+
+#include "runtime/request.hpp"
+
+namespace dalsegno {
+
+// A request whose submitter waits for nothing but its end. By itself it wants no logits: it computes
+// K/V and leaves them in the cache.
+class Waiter : public Request {
+ public:
+  void on_admitted(const Admission& admission) override { admission_ = admission; }
+  Decision on_logits(int, std::span<const float>, std::span<const TokenId>) override { return {}; }
+  void on_finished(Result<FinishReason> outcome) override { done_.set_value(std::move(outcome)); }
+
+  // Once. Blocks.
+  Result<FinishReason> wait() { return done_.get_future().get(); }
+  // After wait().
+  [[nodiscard]] const Admission& admission() const { return admission_; }
+
+ private:
+  Admission admission_;
+  std::promise<Result<FinishReason>> done_;
+};
+
+}  // namespace dalsegno
