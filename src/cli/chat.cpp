@@ -1,0 +1,174 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <optional>
+
+#include "cli/json.hpp"
+#include "cli/line_editor.hpp"
+#include "cli/models_folder.hpp"
+#include "cli/options.hpp"
+#include "cli/reply_report.hpp"
+#include "cli/terminal.hpp"
+#include "cli/verbs.hpp"
+#include "dalsegno/session.hpp"
+
+namespace dalsegno::cli {
+namespace {
+
+struct ChatOptions {
+  CommonOptions common;
+  GenerateOptions generate;
+  std::string system;
+  bool show_ids = false;
+};
+
+constexpr const char* kWelcome = "/help lists the commands; Ctrl-C ends a reply; Ctrl-D ends the conversation.\n\n";
+constexpr const char* kCommands =
+    "/undo   take back the last question and its reply\n"
+    "/reset  begin again; what is cached stays cached\n"
+    "/exit   leave, as Ctrl-D does\n";
+
+// One conversation, whoever types it: a person at a terminal or a file of questions.
+class Chat {
+ public:
+  Chat(Engine& engine, const ChatOptions& options) : options_(options), session_(engine, beginning()) {}
+
+  // Answers each line of standard input.
+  Result<int> follow_script();
+  // Answers what is typed until the person leaves.
+  Result<int> follow_person();
+
+ private:
+  [[nodiscard]] std::vector<Message> beginning() const;
+  Result<Reply> ask(const std::string& question);
+  void print_reply(const Reply& reply);
+  // False to leave.
+  bool obey(const std::string& command);
+  void undo();
+
+  const ChatOptions& options_;
+  Session session_;
+  int turn_ = 0;
+};
+
+std::vector<Message> Chat::beginning() const {
+  if (options_.system.empty()) return {};
+  return {{.role = "system", .content = well_formed(options_.system)}};
+}
+
+Result<Reply> Chat::ask(const std::string& question) {
+  PrefillProgress progress;
+  return session_.stream(well_formed(question), options_.generate, live_callbacks(!options_.common.json, progress));
+}
+
+void Chat::print_reply(const Reply& reply) {
+  ++turn_;
+  if (options_.common.json) {
+    say(dump(reply_json(reply, turn_, options_.show_ids)) + "\n");
+  } else {
+    say(fmt::format("{}{}\n\n", reply.text.ends_with('\n') ? "" : "\n", reply_line(reply)));
+  }
+}
+
+// The next line of standard input without its line break, or nothing at its end.
+std::optional<std::string> next_line() {
+  std::string line;
+  int c = std::getchar();
+  if (c == EOF) return std::nullopt;
+  for (; c != EOF && c != '\n'; c = std::getchar()) line += static_cast<char>(c);
+  if (line.ends_with('\r')) line.pop_back();
+  return line;
+}
+
+Result<int> Chat::follow_script() {
+  while (const auto question = next_line()) {
+    if (question->empty()) continue;
+    if (!options_.common.json) say(fmt::format("> {}\n", *question));
+    const Interruptible interruptible;
+    const auto reply = ask(*question);
+    if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
+    if (!reply.ok()) return reply.error();
+    print_reply(*reply);
+    if (Interruptible::requested()) return kInterrupted;
+  }
+  return 0;
+}
+
+Result<int> Chat::follow_person() {
+  if (!options_.common.json) say(kWelcome);
+  LineEditor editor("> ", options_.common.json);
+  std::string line;
+  while (editor.read(line)) {
+    if (line.empty()) continue;
+    if (line.front() == '/') {
+      if (!obey(line)) return 0;
+      continue;
+    }
+    const Interruptible interruptible;
+    const auto reply = ask(line);
+    if (reply.ok()) {
+      print_reply(*reply);
+    } else if (reply.error().code == ErrorCode::cancelled) {
+      note("[interrupted]\n");
+    } else {
+      note(fmt::format("error: {}\n", one_line(reply.error().message)));
+    }
+  }
+  if (!options_.common.json) say("\n");
+  return 0;
+}
+
+bool Chat::obey(const std::string& command) {
+  if (command == "/exit") return false;
+  if (command == "/reset") {
+    session_.set_transcript(beginning());
+    note("The conversation begins again.\n");
+  } else if (command == "/undo") {
+    undo();
+  } else {
+    if (command != "/help") note(fmt::format("There is no command {}.\n", one_line(command)));
+    note(kCommands);
+  }
+  return true;
+}
+
+void Chat::undo() {
+  std::vector<Message> messages = session_.transcript();
+  while (!messages.empty() && messages.back().role == "assistant") messages.pop_back();
+  if (messages.empty() || messages.back().role != "user") {
+    note("There is nothing to take back.\n");
+    return;
+  }
+  messages.pop_back();
+  session_.set_transcript(std::move(messages));
+  note("The last question and its reply are taken back.\n");
+}
+
+Result<int> chat(const ChatOptions& options) {
+  DALSEGNO_ASSIGN(engine, open_engine(options.common));
+  if (!engine->tokenizer().has_template()) {
+    return Error{
+        ErrorCode::unsupported,
+        "this model has no chat template, so it cannot hold a conversation; `dalsegno run --raw` continues text"};
+  }
+  Chat conversation(*engine, options);
+  const bool person = input_is_terminal() && (options.common.json ? error_is_terminal() : output_is_terminal());
+  return person ? conversation.follow_person() : conversation.follow_script();
+}
+
+}  // namespace
+
+void add_chat(CLI::App& app, Action& action) {
+  auto* verb = app.add_subcommand("chat", "Hold a conversation, at a terminal or one question per line of input");
+  const auto options = std::make_shared<ChatOptions>();
+  verb->add_option("--system", options->system, "a system message before the conversation")->type_name("TEXT");
+  verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
+  add_common(*verb, options->common, ModelUse::runs);
+  add_generation(*verb, options->generate);
+  verb->footer(
+      "Example:\n  dalsegno chat -m smollm2 --system 'Answer in one sentence.'\n"
+      "  printf 'Name three rivers.\\nWhich is the longest?\\n' | dalsegno chat -m smollm2");
+  verb->callback([options, &action] { action = [options] { return chat(*options); }; });
+}
+
+}  // namespace dalsegno::cli

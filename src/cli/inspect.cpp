@@ -1,0 +1,100 @@
+#include <fmt/format.h>
+
+#include "base/memory_budget.hpp"
+#include "cli/json.hpp"
+#include "cli/models_folder.hpp"
+#include "cli/options.hpp"
+#include "cli/terminal.hpp"
+#include "cli/verbs.hpp"
+#include "dalsegno/diagnostics.hpp"
+
+namespace dalsegno::cli {
+namespace {
+
+namespace json = boost::json;
+
+json::object report_json(const InspectReport& report, KvFormat kv) {
+  json::array types;
+  for (const auto& type : report.tensor_types) {
+    types.push_back(json::object{{"type", type.type}, {"count", type.count}, {"bytes", type.bytes}});
+  }
+  return {{"path", report.path},
+          {"gguf_version", report.gguf_version},
+          {"file_bytes", report.file_bytes},
+          {"architecture", report.architecture},
+          {"runnable", report.runnable},
+          {"name", report.name},
+          {"parameters", report.parameters},
+          {"layers", report.layers},
+          {"hidden", report.hidden},
+          {"feed_forward", report.feed_forward},
+          {"heads", report.heads},
+          {"kv_heads", report.kv_heads},
+          {"head_dim", report.head_dim},
+          {"vocabulary", report.vocabulary},
+          {"context", report.context},
+          {"tensor_types", std::move(types)},
+          {"kv", name(kv)},
+          {"kv_bytes_per_token", report.kv_bytes_per_token},
+          {"at_context", report.at_context},
+          {"packed_weight_bytes", report.packed_weight_bytes},
+          {"memory_at_context", report.memory_at_context},
+          {"tokenizer_model", report.tokenizer_model},
+          {"tokenizer_pre", report.tokenizer_pre},
+          {"has_template", report.has_template},
+          {"unusual", json::array(report.unusual.begin(), report.unusual.end())}};
+}
+
+void line(const char* label, const std::string& text) {
+  say(fmt::format("{:<16}{}\n", label, one_line(text)));
+}
+
+void print_report(const InspectReport& report, KvFormat kv) {
+  line("file",
+       fmt::format("{} (GGUF version {}, {})", report.path, report.gguf_version, human_bytes(report.file_bytes)));
+  line("model", report.name.empty() ? "unnamed" : report.name);
+  line("architecture",
+       fmt::format("{}{}", report.architecture, report.runnable ? "" : ", which this version cannot run"));
+  line("parameters", fmt::format("{:.1f} million", static_cast<double>(report.parameters) * 1e-6));
+  line("shape", fmt::format("{} layers, hidden {}, feed-forward {}, {} heads on {} K/V heads of {}", report.layers,
+                            report.hidden, report.feed_forward, report.heads, report.kv_heads, report.head_dim));
+  line("vocabulary", fmt::format("{} tokens, {} {}, {} chat template", report.vocabulary, report.tokenizer_model,
+                                 report.tokenizer_pre, report.has_template ? "with a" : "no"));
+  line("context", fmt::format("{} tokens", report.context));
+  for (const auto& type : report.tensor_types) {
+    line(&type == &report.tensor_types.front() ? "tensors" : "",
+         fmt::format("{:>5} {:<7}{:>12}", type.count, type.type, human_bytes(type.bytes)));
+  }
+  line("keys and values", fmt::format("{} per token in {}", human_bytes(report.kv_bytes_per_token), name(kv)));
+  if (report.runnable) {
+    line("memory",
+         fmt::format("{} at a context of {} tokens, of which weights {}", human_bytes(report.memory_at_context),
+                     report.at_context, human_bytes(report.packed_weight_bytes)));
+  }
+  for (const std::string& sentence : report.unusual) {
+    line(&sentence == &report.unusual.front() ? "unusual" : "", sentence);
+  }
+}
+
+Result<int> inspect_verb(const CommonOptions& options) {
+  DALSEGNO_ASSIGN(path, find_model(options.model));
+  DALSEGNO_ASSIGN(report, inspect(path, options.engine.kv, options.engine.context));
+  if (options.json) {
+    say(dump(report_json(report, options.engine.kv)) + "\n");
+  } else {
+    print_report(report, options.engine.kv);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, Action& action) {
+  auto* verb = app.add_subcommand("inspect", "Show what a GGUF file holds and the memory it needs");
+  const auto options = std::make_shared<CommonOptions>();
+  add_common(*verb, *options, ModelUse::sizes);
+  verb->footer("Example:\n  dalsegno inspect -m smollm2 --context 4096");
+  verb->callback([options, &action] { action = [options] { return inspect_verb(*options); }; });
+}
+
+}  // namespace dalsegno::cli

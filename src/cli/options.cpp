@@ -1,0 +1,172 @@
+#include "cli/options.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <limits>
+
+#include "cli/models_folder.hpp"
+
+namespace dalsegno::cli {
+namespace {
+
+constexpr int kMostThreads = 1024;
+constexpr int kMostContext = 1 << 24;
+constexpr int kMostTokens = 1 << 20;
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+void read_memory(EngineOptions& engine, const std::string& text) {
+  engine.memory_bytes = 0;
+  if (lower(text) == "automatic") return;
+  engine.memory_bytes = parse_bytes(text);
+  if (engine.memory_bytes == 0) {
+    wrong_usage("--memory",
+                fmt::format("'{}' is not a size; write 512MB, 2GiB, a number of bytes, or automatic", text));
+  }
+}
+
+void read_kv(EngineOptions& engine, const std::string& text) {
+  if (text == "bf16") {
+    engine.kv = KvFormat::bf16;
+  } else if (text == "f32") {
+    engine.kv = KvFormat::f32;
+  } else if (text == "8" || text == "4") {
+    wrong_usage("--kv", fmt::format("{}-bit keys and values are not supported yet; use bf16 or f32", text));
+  } else {
+    wrong_usage("--kv", fmt::format("there is no format '{}'; use bf16 or f32", text));
+  }
+}
+
+void read_activations(const std::string& text) {
+  if (text == "8") return;
+  if (text == "16") wrong_usage("--activations", "16-bit activations are not supported yet; use 8");
+  wrong_usage("--activations", fmt::format("must be 8, not '{}'", text));
+}
+
+// Options that are agreed but not there yet are refused by name, never ignored.
+void add_unsupported(CLI::App& app) {
+  for (const char* name : {"--kv-group", "--kv-start", "--max-kv", "--keep"}) {
+    const auto refuse = [name](const std::string&) { wrong_usage(name, "not supported yet by this version"); };
+    app.add_option_function<std::string>(name, refuse)->group("");
+  }
+}
+
+}  // namespace
+
+void wrong_usage(const std::string& option, const std::string& sentence) {
+  throw CLI::ValidationError(option, sentence);
+}
+
+void refuse_number(const std::string& option, const std::string& text, const std::string& least,
+                   const std::string& most, bool whole) {
+  wrong_usage(option, fmt::format("must be a {} from {} to {}, not '{}'", whole ? "whole number" : "number", least,
+                                  most, text));
+}
+
+std::string shown(double value) {
+  return fmt::format("{:g}", value);
+}
+std::string shown(std::int64_t value) {
+  return fmt::format("{}", value);
+}
+std::string shown(std::uint64_t value) {
+  return fmt::format("{}", value);
+}
+
+std::uint64_t parse_bytes(const std::string& text) {
+  static constexpr std::array<std::pair<std::string_view, double>, 10> kUnits{{{"", 1},
+                                                                               {"b", 1},
+                                                                               {"kb", 1e3},
+                                                                               {"mb", 1e6},
+                                                                               {"gb", 1e9},
+                                                                               {"tb", 1e12},
+                                                                               {"kib", 0x1p10},
+                                                                               {"mib", 0x1p20},
+                                                                               {"gib", 0x1p30},
+                                                                               {"tib", 0x1p40}}};
+  const std::size_t end = std::min(text.find_first_not_of("0123456789."), text.size());
+  const std::size_t unit_at = std::min(text.find_first_not_of(' ', end), text.size());
+  const std::string unit = lower(text.substr(unit_at));
+  double number = 0;
+  if (!parse_number(text.substr(0, end), number)) return 0;
+  for (const auto& [name, factor] : kUnits) {
+    const double bytes = number * factor;
+    if (unit == name) return bytes >= 1 && bytes < 0x1p63 ? static_cast<std::uint64_t>(bytes) : 0;
+  }
+  return 0;
+}
+
+void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
+  app.add_option("-m,--model", options.model, "a GGUF file, or the name of a model in the models folder")
+      ->type_name("MODEL")
+      ->required();
+  app.add_flag("--json", options.json, "print JSON, one value per line");
+
+  EngineOptions& engine = options.engine;
+  const std::string runs = use == ModelUse::runs ? "Engine" : "";
+  const std::string sizes = use == ModelUse::reads ? "" : "Engine";
+  add_number(app, "--threads", engine.threads, 1, kMostThreads, "worker threads (default: one per core)")->group(runs);
+  app.add_option_function<std::string>(
+         "--memory", [&engine](const std::string& text) { read_memory(engine, text); },
+         "budget of the whole process: 512MB, 2GiB, or automatic (default)")
+      ->type_name("SIZE")
+      ->group(runs);
+  add_number(app, "--context", engine.context, 1, kMostContext,
+             "most tokens of a conversation (default: what the model was trained for)")
+      ->group(sizes);
+  app.add_option_function<std::string>(
+         "--kv", [&engine](const std::string& text) { read_kv(engine, text); },
+         "how keys and values are stored: bf16 (default) or f32")
+      ->type_name("FORMAT")
+      ->group(sizes);
+  app.add_option_function<std::string>("--activations", &read_activations, "bits of activations: 8 (default)")
+      ->type_name("BITS")
+      ->group(runs);
+  add_unsupported(app);
+}
+
+void add_generation(CLI::App& app, GenerateOptions& options) {
+  SamplingOptions& sampling = options.sampling;
+  const std::string group = "Reply";
+  add_number(app, "--max-tokens", options.max_tokens, 1, kMostTokens, "longest reply (default: 512)")->group(group);
+  add_number(app, "--temperature", sampling.temperature, 0.0F, 1000.0F, "0: the likeliest token, always (default)")
+      ->group(group);
+  add_number(app, "--top-p", sampling.top_p, 1e-6F, 1.0F, "only the likeliest tokens that share this probability")
+      ->group(group);
+  add_number(app, "--top-k", sampling.top_k, 0, 1 << 30, "only the K likeliest tokens (default: 0, no limit)")
+      ->group(group);
+  add_number(app, "--min-p", sampling.min_p, 0.0F, 0.999999F, "only tokens this likely beside the likeliest")
+      ->group(group);
+  add_number(app, "--repeat-penalty", sampling.repeat_penalty, 0.01F, 100.0F,
+             "make recent tokens less likely (default: 1, off)")
+      ->group(group);
+  add_number(app, "--repeat-last", sampling.repeat_last, 0, 1 << 30, "how many tokens are recent (default: 64)")
+      ->group(group);
+  add_number(app, "--seed", sampling.seed, std::uint64_t{0}, std::numeric_limits<std::uint64_t>::max(),
+             "of the draws (default: 0)")
+      ->group(group);
+  app.add_option("--stop", options.stop, "end the reply before this text; may be given several times")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->group(group);
+  app.add_flag_callback(
+         "--no-reuse", [&options] { options.reuse = false; }, "neither read from nor add to the cache")
+      ->group(group);
+  add_number(app, "--chunk", options.chunk, 1, kMostTokens, "most prompt tokens per step; never changes the reply")
+      ->group(group);
+}
+
+Result<std::unique_ptr<Engine>> open_engine(const CommonOptions& options) {
+  EngineOptions engine = options.engine;
+  DALSEGNO_ASSIGN(path, find_model(options.model));
+  engine.model_path = path;
+  return Engine::open(engine);
+}
+
+}  // namespace dalsegno::cli

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "dalsegno/engine.hpp"
+
+namespace dalsegno::cli {
+
+// Ends with exit status 2 and one sentence: the option asks for something impossible.
+[[noreturn]] void wrong_usage(const std::string& option, const std::string& sentence);
+
+// What every verb takes.
+struct CommonOptions {
+  std::string model;  // as given: a path or a name in the models folder
+  bool json = false;
+  EngineOptions engine;  // model_path is filled by open_engine
+};
+
+// What the options mean to a verb: one that only reads the file takes, but does not show, the engine's.
+enum class ModelUse : std::uint8_t { runs, reads, sizes };
+void add_common(CLI::App& app, CommonOptions& options, ModelUse use);
+void add_generation(CLI::App& app, GenerateOptions& options);
+
+// Finds the model and loads it.
+Result<std::unique_ptr<Engine>> open_engine(const CommonOptions& options);
+
+// "512MB", "2GiB", "1.5 GB" or plain bytes; 0 where it is none of these or does not fit.
+[[nodiscard]] std::uint64_t parse_bytes(const std::string& text);
+
+template <class T>
+[[nodiscard]] bool parse_number(const std::string& text, T& value) {
+  const char* end = text.data() + text.size();
+  const auto result = std::from_chars(text.data(), end, value);
+  if constexpr (std::is_floating_point_v<T>) {
+    if (!std::isfinite(value)) return false;
+  }
+  return result.ec == std::errc() && result.ptr == end && !text.empty();
+}
+
+[[noreturn]] void refuse_number(const std::string& option, const std::string& text, const std::string& least,
+                                const std::string& most, bool whole);
+[[nodiscard]] std::string shown(double value);
+[[nodiscard]] std::string shown(std::int64_t value);
+[[nodiscard]] std::string shown(std::uint64_t value);
+
+// An option whose value is a number from `least` to `most`.
+template <class T>
+CLI::Option* add_number(CLI::App& app, const std::string& name, T& target, T least, T most, const std::string& help) {
+  using Wide = std::conditional_t<std::is_floating_point_v<T>, double,
+                                  std::conditional_t<std::is_signed_v<T>, std::int64_t, std::uint64_t>>;
+  const auto read = [&target, name, least, most](const std::string& text) {
+    T value{};
+    if (!parse_number(text, value) || value < least || value > most) {
+      refuse_number(name, text, shown(Wide{least}), shown(Wide{most}), std::is_integral_v<T>);
+    }
+    target = value;
+  };
+  return app.add_option_function<std::string>(name, read, help)->type_name(std::is_integral_v<T> ? "N" : "X");
+}
+
+}  // namespace dalsegno::cli

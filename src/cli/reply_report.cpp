@@ -1,0 +1,71 @@
+#include "cli/reply_report.hpp"
+
+#include <fmt/format.h>
+
+namespace dalsegno::cli {
+namespace {
+
+namespace json = boost::json;
+
+const char* plural(int count) {
+  return count == 1 ? "" : "s";
+}
+
+// How the reply ended, where that is worth a word.
+const char* ending(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::stop:
+      return "";
+    case FinishReason::length:
+      return ", length limit";
+    case FinishReason::cancelled:
+      return ", interrupted";
+    case FinishReason::error:
+      return ", failed";
+  }
+  return "";
+}
+
+}  // namespace
+
+json::object usage_json(const Usage& usage) {
+  return {{"prompt_tokens", usage.prompt_tokens},
+          {"reused_tokens", usage.reused_tokens},
+          {"prefilled_tokens", usage.prefilled_tokens},
+          {"reply_tokens", usage.reply_tokens}};
+}
+
+json::object reuse_json(const Reuse& reuse) {
+  return {{"tier", reuse.tier}, {"stopped", name(reuse.stopped)}, {"at", reuse.at}};
+}
+
+json::object reply_json(const Reply& reply, int turn, bool show_ids) {
+  json::object result{{"turn", turn},
+                      {"text", reply.text},
+                      {"finish_reason", name(reply.finish_reason)},
+                      {"usage", usage_json(reply.usage)},
+                      {"reuse", reuse_json(reply.reuse)},
+                      {"ttft_ms", reply.ttft_ms},
+                      {"tokens_per_second", reply.tokens_per_second}};
+  if (show_ids) {
+    result["prompt_ids"] = json::array(reply.prompt_ids.begin(), reply.prompt_ids.end());
+    result["reply_ids"] = json::array(reply.ids.begin(), reply.ids.end());
+  }
+  return result;
+}
+
+std::string reuse_words(const Usage& usage, const Reuse& reuse) {
+  const std::string from = usage.reused_tokens > 0 ? fmt::format(" ({})", reuse.tier) : "";
+  return fmt::format("{} token{} in: {} reused{}, {} prefilled, stopped: {} at {}", usage.prompt_tokens,
+                     plural(usage.prompt_tokens), usage.reused_tokens, from, usage.prefilled_tokens,
+                     name(reuse.stopped), reuse.at);
+}
+
+std::string reply_line(const Reply& reply) {
+  const int out = reply.usage.reply_tokens;
+  const std::string rate = reply.tokens_per_second > 0 ? fmt::format(", {:.0f} tok/s", reply.tokens_per_second) : "";
+  return fmt::format("[{} | first token {:.0f} ms | {} token{}{}{}]", reuse_words(reply.usage, reply.reuse),
+                     reply.ttft_ms, out, plural(out), rate, ending(reply.finish_reason));
+}
+
+}  // namespace dalsegno::cli

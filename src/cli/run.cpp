@@ -1,0 +1,145 @@
+#include <fmt/format.h>
+
+#include "cli/json.hpp"
+#include "cli/models_folder.hpp"
+#include "cli/options.hpp"
+#include "cli/reply_report.hpp"
+#include "cli/terminal.hpp"
+#include "cli/verbs.hpp"
+#include "dalsegno/tokenizer.hpp"
+
+namespace dalsegno::cli {
+namespace {
+
+struct RunOptions {
+  CommonOptions common;
+  GenerateOptions generate;
+  std::string prompt, system, messages;  // empty: not given
+  bool has_prompt = false;
+  bool raw = false;
+  bool show_ids = false;
+};
+
+// What one reply answers: text for the model as it is, or the JSON of a conversation for its template.
+struct Question {
+  std::string text;
+  bool raw = false;
+};
+
+Result<Question> single_question(const RunOptions& options) {
+  std::string prompt = options.prompt;
+  if (!options.has_prompt) {
+    DALSEGNO_ASSIGN(input, read_all("-"));
+    prompt = input;
+    if (prompt.ends_with('\n')) prompt.pop_back();
+  }
+  if (prompt.empty()) {
+    return Error{ErrorCode::invalid_argument, "the prompt is empty; give --prompt TEXT or text on standard input"};
+  }
+  if (options.raw) return Question{.text = prompt, .raw = true};
+  boost::json::array messages;
+  if (!options.system.empty()) {
+    messages.push_back(boost::json::object{{"role", "system"}, {"content", well_formed(options.system)}});
+  }
+  messages.push_back(boost::json::object{{"role", "user"}, {"content", well_formed(prompt)}});
+  return Question{.text = dump(messages)};
+}
+
+Result<std::vector<Question>> conversations(const std::string& path) {
+  DALSEGNO_ASSIGN(text, read_all(path));
+  std::vector<Question> questions;
+  int line_number = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string what = fmt::format("line {} of {}", line_number, path);
+    DALSEGNO_ASSIGN(value, parse_json(line, what));
+    if (!value.is_array() || value.get_array().empty()) {
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format(R"({} must be an array of messages such as [{{"role":"user","content":"Hi"}}])", what)};
+    }
+    questions.push_back({.text = line});
+  }
+  if (questions.empty()) return Error{ErrorCode::invalid_argument, fmt::format("{} holds no messages", path)};
+  return questions;
+}
+
+Result<std::vector<Question>> questions_of(const RunOptions& options) {
+  if (!options.messages.empty()) return conversations(options.messages);
+  DALSEGNO_ASSIGN(question, single_question(options));
+  return std::vector<Question>{question};
+}
+
+Result<std::vector<TokenId>> ids_of(const Tokenizer& tokenizer, const Question& question) {
+  if (question.raw) return tokenizer.encode(question.text, {.special = false, .bos = true});
+  if (!tokenizer.has_template()) {
+    return Error{ErrorCode::unsupported,
+                 "this model has no chat template; use --raw to have it continue the prompt as it is"};
+  }
+  DALSEGNO_ASSIGN(prompt, tokenizer.render(question.text, true));
+  return tokenizer.encode(prompt, {.special = true, .bos = false});
+}
+
+void print_reply(const Reply& reply, int turn, const RunOptions& options) {
+  if (options.common.json) {
+    say(dump(reply_json(reply, turn, options.show_ids)) + "\n");
+    return;
+  }
+  if (!reply.text.ends_with('\n')) say("\n");
+  note(reply_line(reply) + "\n");
+}
+
+Result<Reply> answer(Engine& engine, const Question& question, const RunOptions& options) {
+  DALSEGNO_ASSIGN(ids, ids_of(engine.tokenizer(), question));
+  PrefillProgress progress;
+  return engine.generate(ids, options.generate, live_callbacks(!options.common.json, progress));
+}
+
+Result<int> run(const RunOptions& options) {
+  DALSEGNO_TRY(find_model(options.common.model));
+  DALSEGNO_ASSIGN(questions, questions_of(options));
+  DALSEGNO_ASSIGN(engine, open_engine(options.common));
+  const Interruptible interruptible;
+  int turn = 0;
+  for (const Question& question : questions) {
+    const auto reply = answer(*engine, question, options);
+    if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
+    if (!reply.ok()) return reply.error();
+    print_reply(*reply, ++turn, options);
+    if (Interruptible::requested()) return kInterrupted;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Action& action) {
+  auto* verb = app.add_subcommand("run", "Answer one prompt, from --prompt or standard input");
+  const auto options = std::make_shared<RunOptions>();
+  auto* prompt = verb->add_option("-p,--prompt", options->prompt,
+                                  "the prompt (default: standard input, without its "
+                                  "last line break)");
+  auto* system = verb->add_option("--system", options->system, "a system message before the prompt");
+  auto* raw = verb->add_flag("--raw", options->raw, "continue the prompt as it is, without the chat template");
+  auto* messages =
+      verb->add_option("--messages", options->messages,
+                       "JSON lines, each an array of messages, answered one after another by one engine; - is standard "
+                       "input");
+  messages->type_name("FILE")->excludes(prompt)->excludes(system)->excludes(raw);
+  prompt->type_name("TEXT");
+  system->type_name("TEXT")->excludes(raw);
+  verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
+  add_common(*verb, options->common, ModelUse::runs);
+  add_generation(*verb, options->generate);
+  verb->footer("Example:\n  dalsegno run -m smollm2 --prompt 'Name three rivers.' --max-tokens 64");
+  verb->callback([options, prompt, messages, &action] {
+    if (messages->count() > 0 && options->messages.empty()) wrong_usage("--messages", "names no file");
+    options->has_prompt = prompt->count() > 0;
+    action = [options] { return run(*options); };
+  });
+}
+
+}  // namespace dalsegno::cli
