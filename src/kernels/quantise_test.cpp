@@ -1,0 +1,161 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "base/float_state.hpp"
+#include "kernels/levels.hpp"
+
+namespace dalsegno {
+namespace {
+
+struct Level {
+  const char* name;
+  bool (*quantise)(const float* x, int row, const QuantRows& out);
+};
+
+std::vector<Level> levels() {
+  std::vector<Level> all = {{"scalar", scalar::quantise}};
+  if (__builtin_cpu_supports("avx2")) all.push_back({"avx2", avx2::quantise});
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")) {
+    all.push_back({"avx512", avx512::quantise});
+  }
+  return all;
+}
+
+// Three rows of quantised activations, filled with what no test expects.
+struct Quantised {
+  explicit Quantised(int k)
+      : codes(static_cast<std::size_t>(3 * k), 99),
+        scale(static_cast<std::size_t>(3 * k / 32), 99.0F),
+        sum(scale.size(), 99),
+        rows{codes.data(), scale.data(), sum.data(), k} {}
+  std::vector<std::int8_t> codes;
+  std::vector<float> scale;
+  std::vector<std::int32_t> sum;
+  QuantRows rows;
+
+  bool operator==(const Quantised& other) const {
+    const auto bits = [](float a, float b) {
+      return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+    };
+    return codes == other.codes && sum == other.sum &&
+           std::equal(scale.begin(), scale.end(), other.scale.begin(), bits);
+  }
+};
+
+// The rule, value by value, into row 1.
+bool expected_row(const std::vector<float>& x, Quantised& out) {
+  const std::size_t groups = x.size() / 32;
+  const bool finite = std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
+  for (std::size_t g = 0; g < groups; ++g) {
+    float amax = 0;
+    for (std::size_t i = 0; i < 32; ++i) amax = std::max(amax, std::fabs(x[g * 32 + i]));
+    float scale = amax / 127.0F;
+    if (!finite || scale < std::numeric_limits<float>::min()) scale = 0;
+    int sums[2] = {0, 0};
+    for (std::size_t i = 0; i < 32; ++i) {
+      const int code = scale == 0 ? 0 : static_cast<int>(std::nearbyint(x[g * 32 + i] / scale));
+      out.codes[x.size() + g * 32 + i] = static_cast<std::int8_t>(code);
+      sums[i / 16] += code;
+    }
+    out.scale[groups + g] = scale;
+    out.sum[groups + g] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sums[0] & 0xffff) |
+                                                    static_cast<std::uint32_t>(sums[1]) << 16);
+  }
+  return finite;
+}
+
+void expect_rule_on_every_level(const std::vector<float>& x) {
+  const int k = static_cast<int>(x.size());
+  Quantised expected(k);
+  const bool finite = expected_row(x, expected);
+  for (const Level& level : levels()) {
+    Quantised out(k);
+    EXPECT_EQ(level.quantise(x.data(), 1, out.rows), finite) << level.name << ", k=" << k;
+    EXPECT_TRUE(out == expected) << level.name << ", k=" << k;
+  }
+}
+
+class Quantise : public ::testing::Test {
+ protected:
+  std::vector<float> normal(int k, float size) {
+    std::normal_distribution<float> distribution;
+    std::vector<float> x(static_cast<std::size_t>(k));
+    for (float& value : x) value = size * distribution(random_);
+    return x;
+  }
+  FloatState state_;
+  std::mt19937 random_{1};
+};
+
+TEST_F(Quantise, EveryNumberOfGroupsFollowsTheRule) {
+  for (int groups = 1; groups <= 80; ++groups) expect_rule_on_every_level(normal(32 * groups, 1.0F));
+}
+
+TEST_F(Quantise, EveryMagnitudeFollowsTheRule) {
+  for (int exponent = -149; exponent <= 126; ++exponent) {
+    std::vector<float> x = normal(64, 1.0F);
+    for (float& value : x)
+      value = std::bit_cast<float>((std::bit_cast<std::uint32_t>(value) & 0x807fffffU) |
+                                   static_cast<std::uint32_t>(std::max(0, exponent + 127)) << 23);
+    expect_rule_on_every_level(x);
+  }
+}
+
+TEST_F(Quantise, ValuesHalfwayRoundToEven) {
+  std::vector<float> x(32);
+  for (std::size_t i = 0; i < 31; ++i) x[i] = static_cast<float>(i) - 15.5F;
+  x[31] = 127.0F;
+  expect_rule_on_every_level(x);
+}
+
+TEST_F(Quantise, ScalesAtTheSmallestNormalAreKeptAndBelowItAreZero) {
+  const float edge = 0x1p-126F * 127.0F;
+  for (const float largest : {edge, std::nextafter(edge, 0.0F), std::nextafter(edge, 1.0F), 0x1p-126F, 0x1p-149F}) {
+    std::vector<float> x(64, largest / 3.0F);
+    x[40] = -largest;
+    expect_rule_on_every_level(x);
+  }
+  Quantised out(32);
+  std::vector<float> below(32, std::nextafter(edge, 0.0F) / 2);
+  EXPECT_TRUE(scalar::quantise(below.data(), 1, out.rows));
+  EXPECT_EQ(out.scale[1], 0.0F);
+  EXPECT_EQ(out.codes[32], 0);
+}
+
+TEST_F(Quantise, DenormalsAndZerosCountAsZero) {
+  std::vector<float> x(32, 0x1p-130F);
+  expect_rule_on_every_level(x);
+  x[3] = 1.0F;
+  x[4] = -0.0F;
+  expect_rule_on_every_level(x);
+  expect_rule_on_every_level(std::vector<float>(96, 0.0F));
+}
+
+TEST_F(Quantise, LargestValuesFollowTheRule) {
+  std::vector<float> x = normal(64, 1e38F);
+  for (float& value : x) value = std::clamp(value, -3.4e38F, 3.4e38F);
+  x[7] = std::numeric_limits<float>::max();
+  x[9] = std::numeric_limits<float>::lowest();
+  expect_rule_on_every_level(x);
+}
+
+TEST_F(Quantise, OneValueThatIsNotFiniteFailsTheRowAndStoresZeros) {
+  for (const float bad : {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()}) {
+    for (const std::size_t place : {0U, 31U, 45U, 95U}) {
+      std::vector<float> x = normal(96, 1.0F);
+      x[place] = bad;
+      expect_rule_on_every_level(x);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace dalsegno
