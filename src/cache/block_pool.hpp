@@ -1,0 +1,102 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/memory_budget.hpp"
+#include "dalsegno/result.hpp"
+
+namespace dalsegno {
+
+enum class PageId : std::uint32_t {};
+inline constexpr PageId kNoPage{0xFFFFFFFFU};
+
+struct BlockPoolOptions {
+  // affects behaviour
+  std::size_t page_bytes = 0;  // rounded up to 64
+  std::uint32_t max_pages = 0;
+  MemoryBudget* budget = nullptr;  // outlives the pool
+  // affects performance
+  std::uint64_t extent_bytes = 64ULL << 20;  // rounded to whole pages, ours and the operating system's
+};
+
+// BlockPool lends fixed-size pages and takes them back when nobody refers to them any more. It
+// never picks a victim: when nothing is free and the budget gives no more, allocate() fails.
+// Memory: address space for all pages is mapped once; it becomes memory extent by extent, each
+// reserved from the budget before, and is given back by extent, when one is empty and another is too.
+// A page never lent before holds zeros, any other what was last written.
+// Threads: engine thread only.
+// Invariant: a page has references, or is in its extent's free list, or was never lent: exactly one.
+class BlockPool {
+ public:
+  // Errors: invalid_argument, exhausted (the budget or the address space cannot hold the bookkeeping).
+  static Result<std::unique_ptr<BlockPool>> create(const BlockPoolOptions& options);
+  // What create() reserves beside the pages themselves.
+  [[nodiscard]] static std::uint64_t bookkeeping_bytes(const BlockPoolOptions& options);
+  // Distance between pages.
+  [[nodiscard]] static constexpr std::size_t stride_of(std::size_t page_bytes) { return (page_bytes + 63) / 64 * 64; }
+
+  // A page with one reference.
+  [[nodiscard]] std::optional<PageId> allocate();
+  void retain(PageId page);
+  // Returns the references left; at zero the page is free.
+  std::uint32_t release(PageId page);
+
+  [[nodiscard]] std::uint32_t references(PageId page) const { return references_[index(page)]; }
+  [[nodiscard]] std::byte* address(PageId page) const;
+  [[nodiscard]] std::uint32_t used() const { return used_; }
+  [[nodiscard]] std::uint32_t limit() const { return limit_; }
+  // How many more allocate() could lend at this moment.
+  [[nodiscard]] std::uint64_t available() const;
+  // Gives every empty extent back to the system and the budget.
+  void give_back();
+  [[nodiscard]] std::uint64_t committed_bytes() const { return std::uint64_t{committed_} * stride_; }
+  // Empty if sound, else the first violation as a sentence. Cost: linear in pages.
+  [[nodiscard]] std::string check_invariants() const;
+
+ private:
+  struct Unmap {
+    std::uint64_t bytes;
+    void operator()(std::byte* base) const;
+  };
+  struct Extent {
+    std::uint32_t committed = 0;  // pages that are memory: the first ones
+    std::uint32_t touched = 0;    // of these, backed ahead of need
+    std::uint32_t fresh = 0;      // of these, lent at least once
+    std::uint32_t used = 0;
+    std::uint32_t free_head = 0xFFFFFFFFU;  // page index; linked through next_
+    std::vector<Reservation> reservations;  // one for each time it grew
+  };
+
+  BlockPool(const BlockPoolOptions& options, std::uint32_t pages_per_extent, Reservation bookkeeping,
+            std::unique_ptr<std::byte, Unmap> base);
+  [[nodiscard]] static std::uint64_t pages_per_extent(const BlockPoolOptions& options);
+  [[nodiscard]] static constexpr std::uint32_t index(PageId page) { return static_cast<std::uint32_t>(page); }
+  [[nodiscard]] std::uint32_t capacity_of(std::uint32_t extent) const;
+  [[nodiscard]] std::byte* base_of(std::uint32_t extent) const;
+  [[nodiscard]] std::optional<PageId> lend_from(std::uint32_t extent);
+  bool grow();
+  bool touch_ahead(std::uint32_t extent);
+  void give_back(std::uint32_t extent);
+
+  // constant after construction
+  const std::size_t stride_;
+  const std::uint32_t limit_;
+  const std::uint32_t pages_per_extent_;
+  MemoryBudget* const budget_;
+  const Reservation bookkeeping_;
+  const std::unique_ptr<std::byte, Unmap> base_;
+  // engine thread only
+  std::vector<std::uint32_t> references_;  // [limit]
+  std::vector<std::uint32_t> next_;        // [limit]: next free page of the same extent
+  std::vector<Extent> extents_;
+  std::uint32_t used_ = 0;
+  std::uint32_t committed_ = 0;
+  std::uint32_t first_open_ = 0;  // no extent before this one has a page to lend without growing
+};
+
+}  // namespace dalsegno

@@ -1,0 +1,365 @@
+#include "cache/prefix_index.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace dalsegno {
+namespace {
+
+constexpr auto kWholeBlock = static_cast<std::size_t>(kBlockTokens);
+
+std::span<const TokenId> next_block(std::span<const TokenId> tokens) {
+  return tokens.first(std::min(tokens.size(), kWholeBlock));
+}
+
+int shared_beginning(std::span<const TokenId> a, std::span<const TokenId> b) {
+  return static_cast<int>(std::ranges::mismatch(a, b).in1 - a.begin());
+}
+
+// The nodes of a namespace, its key and what std::map adds.
+std::uint64_t tree_bytes(const Namespace& name_space) {
+  return sizeof(PrefixTree) + sizeof(Namespace) + name_space.salt.capacity() + 4 * sizeof(void*);
+}
+
+}  // namespace
+
+bool ByTokens::operator()(const IndexNode& a, const IndexNode& b) const {
+  return std::ranges::lexicographical_compare(a.block(), b.block());
+}
+bool ByUse::operator()(const IndexNode& a, const IndexNode& b) const {
+  return a.last_use < b.last_use;
+}
+
+std::uint64_t PrefixIndex::bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts) {
+  const std::uint64_t nodes = std::uint64_t{max_pages} + max_ghosts + kChunk;
+  return nodes * sizeof(IndexNode) + nodes / kChunk * sizeof(void*) + max_pages * sizeof(void*);
+}
+
+PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved)
+    : max_nodes_(std::uint64_t{max_pages} + max_ghosts),
+      max_ghosts_(max_ghosts),
+      budget_(budget),
+      reserved_(std::move(reserved)),
+      node_of_page_(max_pages) {
+  chunks_.reserve(max_nodes_ / kChunk + 1);
+}
+
+PrefixIndex::~PrefixIndex() {
+  evictable_.clear();
+  ghosts_.clear();
+  for (auto& [name_space, tree] : trees_) {
+    tree.children.clear();
+    tree.ghosts.clear();
+  }
+  for (auto& chunk : chunks_) {
+    for (IndexNode& node : *chunk) {
+      node.children.clear();
+      node.ghosts.clear();
+    }
+  }
+}
+
+PrefixTree* PrefixIndex::enter(const Namespace& name_space) {
+  auto found = trees_.find(name_space);
+  if (found == trees_.end()) {
+    auto reservation = budget_.reserve(MemoryKind::index, tree_bytes(name_space), "a namespace of the prefix index");
+    if (!reservation.ok()) return nullptr;
+    found = trees_.try_emplace(name_space).first;
+    PrefixTree& tree = found->second;
+    tree.size = kBlockTokens;
+    tree.name_space = &found->first;
+    tree.reservation = std::move(reservation).value();
+  }
+  join(found->second);
+  return &found->second;
+}
+
+void PrefixIndex::leave(PrefixTree& tree) {
+  assert(tree.tables > 0);
+  --tree.tables;
+  drop_tree_if_unused(tree);
+}
+
+const PrefixTree* PrefixIndex::find(const Namespace& name_space) const {
+  const auto found = trees_.find(name_space);
+  return found == trees_.end() ? nullptr : &found->second;
+}
+
+void PrefixIndex::drop_tree_if_unused(IndexNode& node) {
+  if (node.parent != nullptr) return;
+  auto& tree = static_cast<PrefixTree&>(node);
+  if (tree.tables == 0 && tree.children.empty() && tree.ghosts.empty()) trees_.erase(trees_.find(*tree.name_space));
+}
+
+// The first sibling that is not before `tokens`.
+Siblings::const_iterator PrefixIndex::position(const Siblings& siblings, std::span<const TokenId> tokens) const {
+  struct Before {
+    std::uint64_t& comparisons;
+    bool operator()(const IndexNode& node, std::span<const TokenId> key) const {
+      ++comparisons;
+      return std::ranges::lexicographical_compare(node.block(), key);
+    }
+    bool operator()(std::span<const TokenId> key, const IndexNode& node) const {
+      ++comparisons;
+      return std::ranges::lexicographical_compare(key, node.block());
+    }
+  };
+  return siblings.lower_bound(tokens, Before{comparisons_});
+}
+
+// In lexicographic order no sibling shares more with `tokens` than one of the two it falls between.
+PrefixIndex::Nearest PrefixIndex::nearest(const Siblings& siblings, std::span<const TokenId> tokens) const {
+  Nearest best;
+  const auto consider = [&](const IndexNode& node) {
+    ++comparisons_;
+    const int shared = shared_beginning(node.block(), tokens);
+    if (shared > best.shared) best = {const_cast<IndexNode*>(&node), shared};
+  };
+  const auto after = position(siblings, tokens);
+  if (after != siblings.end()) consider(*after);
+  if (after != siblings.begin()) consider(*std::prev(after));
+  return best;
+}
+
+PrefixIndex::Match PrefixIndex::match(const PrefixTree& tree, std::span<const TokenId> tokens) const {
+  Match match;
+  const IndexNode* at = &tree;
+  while (!tokens.empty()) {
+    const Nearest next = nearest(at->children, next_block(tokens));
+    if (next.shared < kBlockTokens) {
+      match.partial = next.node;
+      match.partial_tokens = next.shared;
+      break;
+    }
+    match.blocks.push_back(next.node);
+    at = next.node;
+    tokens = tokens.subspan(kWholeBlock);
+  }
+  return match;
+}
+
+Stopped PrefixIndex::why(const PrefixTree* tree, const Match& match, std::span<const TokenId> tokens) const {
+  const auto matched = static_cast<std::size_t>(match.tokens());
+  if (matched == tokens.size()) return Stopped::end;
+  if (tree != nullptr) {
+    const IndexNode& last = match.blocks.empty() ? static_cast<const IndexNode&>(*tree) : *match.blocks.back();
+    const auto rest = next_block(tokens.subspan(match.blocks.size() * kWholeBlock));
+    if (nearest(last.ghosts, rest).shared > match.partial_tokens) return Stopped::evicted;
+    const bool continues =
+        match.partial != nullptr ? match.partial->size > match.partial_tokens : !last.children.empty();
+    if (continues) return Stopped::diverged;
+  }
+  return held_elsewhere(tree, tokens.first(matched + 1)) ? Stopped::name_space : Stopped::cold;
+}
+
+bool PrefixIndex::held_elsewhere(const PrefixTree* tree, std::span<const TokenId> tokens) const {
+  return std::ranges::any_of(trees_, [&](const auto& other) {
+    return &other.second != tree && match(other.second, tokens).tokens() == static_cast<int>(tokens.size());
+  });
+}
+
+PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const TokenId> tokens, PageId page) {
+  assert(!tokens.empty() && tokens.size() <= kWholeBlock && parent.size == kBlockTokens);
+  const auto size = static_cast<int>(tokens.size());
+  auto after = position(parent.children, tokens);
+  if (after != parent.children.end() && shared_beginning(after->block(), tokens) == size) {
+    return {const_cast<IndexNode*>(&*after), false, kNoPage};
+  }
+  Inserted inserted;
+  // A beginning of these tokens stands just before them: a sibling between would begin with it too.
+  if (after != parent.children.begin()) {
+    const IndexNode& before = *std::prev(after);
+    if (shared_beginning(before.block(), tokens) == before.size) {
+      auto& continued = const_cast<IndexNode&>(before);
+      inserted.dropped = remove_live(continued);
+      free_node(continued);
+      after = position(parent.children, tokens);
+    }
+  }
+  IndexNode& node = take_node(parent, tokens);
+  node.page = page;
+  node.held = true;
+  node.last_use = ++clock_;
+  ++live_;
+  ++held_;
+  node_of_page_[static_cast<std::size_t>(page)] = &node;
+  parent.children.insert_before(after, node);
+  update_evictable(parent);
+  inserted.node = &node;
+  inserted.added = true;
+  return inserted;
+}
+
+// The ghost of these tokens, with the ghosts below it, or a new node.
+IndexNode& PrefixIndex::take_node(IndexNode& parent, std::span<const TokenId> tokens) {
+  const auto ghost = position(parent.ghosts, tokens);
+  if (ghost != parent.ghosts.end() && std::ranges::equal(ghost->block(), tokens)) {
+    auto& node = const_cast<IndexNode&>(*ghost);
+    parent.ghosts.erase(ghost);
+    ghosts_.erase(ghosts_.iterator_to(node));
+    return node;
+  }
+  if (free_nodes_ == nullptr) {
+    assert(chunks_.size() * kChunk < max_nodes_);
+    chunks_.push_back(std::make_unique<Chunk>());
+    for (IndexNode& node : *chunks_.back()) node.parent = std::exchange(free_nodes_, &node);
+  }
+  IndexNode& node = *free_nodes_;
+  free_nodes_ = std::exchange(node.parent, &parent);
+  std::ranges::copy(tokens, node.tokens.begin());
+  node.size = static_cast<int>(tokens.size());
+  return node;
+}
+
+void PrefixIndex::free_node(IndexNode& node) {
+  assert(node.children.empty() && node.ghosts.empty() && node.page == kNoPage);
+  node.size = 0;
+  node.parent = std::exchange(free_nodes_, &node);
+}
+
+// Takes a live leaf out of its parent's children; the caller decides what becomes of the node.
+PageId PrefixIndex::remove_live(IndexNode& node) {
+  assert(node.children.empty());
+  if (node.UseHook::is_linked()) evictable_.erase(evictable_.iterator_to(node));
+  node.parent->children.erase(node.parent->children.iterator_to(node));
+  node_of_page_[static_cast<std::size_t>(node.page)] = nullptr;
+  --live_;
+  held_ -= node.held ? 1 : 0;
+  node.held = false;
+  return std::exchange(node.page, kNoPage);
+}
+
+void PrefixIndex::set_held(IndexNode& node, bool held) {
+  if (node.held == held) return;
+  node.held = held;
+  held ? ++held_ : --held_;
+  if (held) {
+    update_evictable(node);
+  } else {
+    touch(node);
+  }
+}
+
+void PrefixIndex::touch(IndexNode& node) {
+  if (node.UseHook::is_linked()) evictable_.erase(evictable_.iterator_to(node));
+  node.last_use = ++clock_;
+  update_evictable(node);
+}
+
+// A child is useless without its parent: a parent becomes evictable only after its children are gone.
+void PrefixIndex::update_evictable(IndexNode& node) {
+  const bool wanted = node.page != kNoPage && !node.held && node.children.empty();
+  if (wanted == node.UseHook::is_linked()) return;
+  if (wanted) {
+    evictable_.insert(node);
+  } else {
+    evictable_.erase(evictable_.iterator_to(node));
+  }
+}
+
+PageId PrefixIndex::evict(Remember remember) {
+  if (evictable_.empty()) return kNoPage;
+  IndexNode& node = *evictable_.begin();
+  IndexNode& parent = *node.parent;
+  const PageId page = remove_live(node);
+  update_evictable(parent);
+  if (remember == Remember::no) {
+    free_node(node);
+    drop_tree_if_unused(parent);
+    return page;
+  }
+  node.last_use = ++clock_;
+  ghosts_.insert(ghosts_.end(), node);
+  parent.ghosts.insert(node);
+  if (ghosts_.size() > max_ghosts_) forget_oldest_ghost();
+  return page;
+}
+
+// A ghost's children were evicted before it, so the oldest has none.
+void PrefixIndex::forget_oldest_ghost() {
+  IndexNode& node = *ghosts_.begin();
+  IndexNode& parent = *node.parent;
+  ghosts_.erase(ghosts_.begin());
+  parent.ghosts.erase(parent.ghosts.iterator_to(node));
+  free_node(node);
+  drop_tree_if_unused(parent);
+}
+
+void PrefixIndex::forget_ghosts() {
+  while (!ghosts_.empty()) forget_oldest_ghost();
+}
+
+std::uint64_t PrefixIndex::bytes() const {
+  std::uint64_t bytes = chunks_.size() * sizeof(Chunk) + node_of_page_.size() * sizeof(void*);
+  for (const auto& [name_space, tree] : trees_) bytes += tree.reservation.bytes();
+  return bytes;
+}
+
+std::string PrefixIndex::check_node(const IndexNode& node) const {
+  const bool is_root = node.parent == nullptr;
+  const bool is_ghost = !is_root && node.page == kNoPage;
+  if (node.size < kBlockTokens && !(node.children.empty() && node.ghosts.empty()))
+    return "a partial block has children";
+  if (is_ghost && !node.children.empty()) return "an evicted block has live children";
+  const IndexNode* before = nullptr;
+  for (const IndexNode& child : node.children) {
+    if (child.parent != &node || child.size < 1) return "a child does not belong to its parent";
+    if (child.page == kNoPage || node_of(child.page) != &child) return "a live block and its page disagree";
+    if (child.held && !is_root && !node.held) return "a held block has a parent that is not held";
+    if (child.UseHook::is_linked() != (!child.held && child.children.empty())) {
+      return "a block is evictable though held or a parent, or the other way round";
+    }
+    if (before != nullptr &&
+        (!ByTokens{}(*before, child) || shared_beginning(before->block(), child.block()) == before->size)) {
+      return "a block begins with its sibling, or comes before it";
+    }
+    before = &child;
+  }
+  for (const IndexNode& ghost : node.ghosts) {
+    if (ghost.parent != &node || ghost.size < 1) return "a ghost does not belong to its parent";
+    if (ghost.page != kNoPage || ghost.held || !ghost.UseHook::is_linked()) return "a ghost has a page";
+    if (is_ghost && ghost.last_use > node.last_use) return "a ghost was evicted after its parent";
+  }
+  return {};
+}
+
+std::string PrefixIndex::check_invariants() const {
+  std::uint64_t live = 0;
+  std::uint64_t held = 0;
+  std::uint64_t ghosts = 0;
+  std::vector<const IndexNode*> pending;
+  for (const auto& [name_space, tree] : trees_) {
+    if (tree.tables == 0 && tree.children.empty() && tree.ghosts.empty()) return "an unused namespace was kept";
+    if (tree.UseHook::is_linked()) return "a root is evictable";
+    pending.push_back(&tree);
+  }
+  while (!pending.empty()) {
+    const IndexNode& node = *pending.back();
+    pending.pop_back();
+    if (std::string violation = check_node(node); !violation.empty()) return violation;
+    for (const IndexNode& child : node.children) {
+      ++live;
+      held += child.held ? 1 : 0;
+      pending.push_back(&child);
+    }
+    for (const IndexNode& ghost : node.ghosts) {
+      ++ghosts;
+      pending.push_back(&ghost);
+    }
+  }
+  std::uint64_t free = 0;
+  for (const IndexNode* node = free_nodes_; node != nullptr; node = node->parent) ++free;
+  if (live != live_ || held != held_)
+    return fmt::format("{} live and {} held blocks, not {} and {}", live, held, live_, held_);
+  if (ghosts != ghosts_.size() || ghosts > max_ghosts_) return fmt::format("{} ghosts of {}", ghosts, ghosts_.size());
+  if (live + ghosts + free != chunks_.size() * kChunk) return "index nodes are lost";
+  if (chunks_.size() * kChunk >= max_nodes_ + kChunk) return "more index nodes than were reserved";
+  const auto named = std::ranges::count_if(node_of_page_, [](const IndexNode* node) { return node != nullptr; });
+  if (static_cast<std::uint64_t>(named) != live) return "a page names a block that is gone";
+  return {};
+}
+
+}  // namespace dalsegno

@@ -1,0 +1,162 @@
+#pragma once
+
+#include <array>
+#include <boost/intrusive/set.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/memory_budget.hpp"
+#include "cache/block_pool.hpp"
+#include "dalsegno/types.hpp"
+#include "tensor/kv_view.hpp"
+#include "tensor/numerics_key.hpp"
+
+namespace dalsegno {
+
+struct IndexNode;
+
+// Siblings, by their tokens: the one that shares most with a sequence of tokens stands next to
+// where that sequence would be, so that finding it takes O(log siblings) comparisons.
+struct ByTokens {
+  bool operator()(const IndexNode& a, const IndexNode& b) const;
+};
+struct ByUse {
+  bool operator()(const IndexNode& a, const IndexNode& b) const;
+};
+struct SiblingTag;
+struct UseTag;
+namespace intrusive = boost::intrusive;
+using SiblingHook = intrusive::set_base_hook<intrusive::tag<SiblingTag>, intrusive::optimize_size<true>>;
+using UseHook = intrusive::set_base_hook<intrusive::tag<UseTag>, intrusive::optimize_size<true>>;
+using Siblings = intrusive::set<IndexNode, intrusive::base_hook<SiblingHook>, intrusive::compare<ByTokens>,
+                                intrusive::constant_time_size<false>>;
+using NodesByUse = intrusive::set<IndexNode, intrusive::base_hook<UseHook>, intrusive::compare<ByUse>>;
+
+// One block of one prefix: up to 16 tokens that follow its parent's. With a page it is live; without
+// one it is a ghost, a block evicted, and so are all its children. Only live blocks of 16 tokens
+// have children.
+struct IndexNode : SiblingHook, UseHook {
+  std::array<TokenId, kBlockTokens> tokens{};
+  int size = 0;
+  PageId page = kNoPage;
+  bool held = false;           // a table holds the page too
+  std::uint64_t last_use = 0;  // unique; a ghost's: when it was evicted
+  IndexNode* parent = nullptr;
+  Siblings children;  // live; none is the beginning of another
+  Siblings ghosts;
+
+  [[nodiscard]] std::span<const TokenId> block() const { return {tokens.data(), static_cast<std::size_t>(size)}; }
+};
+
+// The root of one namespace's tree.
+struct PrefixTree : IndexNode {
+  const Namespace* name_space = nullptr;
+  std::uint32_t tables = 0;  // that were opened here and are not closed
+  Reservation reservation;
+};
+
+// A radix tree over token ids for each namespace; its nodes name the pages that hold their K/V, and
+// nothing but real tokens decides what matches. It orders what could be evicted by last use and
+// remembers a bounded number of evicted blocks, but owns no pages: its caller keeps the references.
+// Threads: engine thread only. Memory: reserved for the most it may need when it is made.
+// Invariant: a node that is held has only held ancestors.
+class PrefixIndex {
+ public:
+  static std::uint64_t bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts);
+  // Requires: budget outlives the index. `reserved` holds bytes_for(max_pages, max_ghosts).
+  PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved);
+  ~PrefixIndex();
+  PrefixIndex(const PrefixIndex&) = delete;
+  PrefixIndex& operator=(const PrefixIndex&) = delete;
+
+  // The namespace's tree, made if need be; it stays until leave(). nullptr: the budget has no room for it.
+  PrefixTree* enter(const Namespace& name_space);
+  void join(PrefixTree& tree) { ++tree.tables; }
+  void leave(PrefixTree& tree);
+  [[nodiscard]] const PrefixTree* find(const Namespace& name_space) const;
+
+  struct Match {
+    std::vector<IndexNode*> blocks;  // wholly matched blocks of 16, from the root down
+    IndexNode* partial = nullptr;    // the child of the last that continues furthest
+    int partial_tokens = 0;          // how far
+    [[nodiscard]] int tokens() const { return static_cast<int>(blocks.size()) * kBlockTokens + partial_tokens; }
+  };
+  // The longest live prefix of `tokens`. Cost: O(log siblings) comparisons for each block.
+  [[nodiscard]] Match match(const PrefixTree& tree, std::span<const TokenId> tokens) const;
+  // Why `match` ended where it did. `tree` is nullptr when the namespace has none.
+  [[nodiscard]] Stopped why(const PrefixTree* tree, const Match& match, std::span<const TokenId> tokens) const;
+
+  struct Inserted {
+    IndexNode* node = nullptr;  // that now stands for these tokens; for a partial block, it may hold more
+    bool added = false;         // it took the page: the caller adds a reference
+    PageId dropped = kNoPage;   // a partial block that this one continues gave this page up
+  };
+  // Adds a block after `parent`. An equal block keeps its page, and so does one that begins with
+  // this. The new node is held. Requires: 1 to 16 tokens; parent is live, with 16 tokens, or a tree.
+  Inserted insert(IndexNode& parent, std::span<const TokenId> tokens, PageId page);
+
+  // The node that a page belongs to, or nullptr.
+  [[nodiscard]] IndexNode* node_of(PageId page) const { return node_of_page_[static_cast<std::size_t>(page)]; }
+  // Says whether tables hold the node's page. The end of holding counts as a use.
+  void set_held(IndexNode& node, bool held);
+  void touch(IndexNode& node);
+
+  // Removes the leaf that was used longest ago of those not held and returns its page: kNoPage if
+  // there is none. Cost: O(log nodes).
+  enum class Remember : bool { no, yes };
+  PageId evict(Remember remember);
+  void forget_ghosts();
+
+  [[nodiscard]] std::uint64_t evictable() const { return live_ - held_; }
+  [[nodiscard]] std::uint64_t live() const { return live_; }
+  [[nodiscard]] std::uint64_t ghosts() const { return ghosts_.size(); }
+  [[nodiscard]] std::size_t trees() const { return trees_.size(); }
+  [[nodiscard]] std::uint64_t bytes() const;
+  // Block comparisons made so far, by all lookups and insertions.
+  [[nodiscard]] std::uint64_t comparisons() const { return comparisons_; }
+  // Empty if sound, else the first violation as a sentence. Cost: linear in nodes and pages.
+  [[nodiscard]] std::string check_invariants() const;
+
+ private:
+  struct Nearest {
+    IndexNode* node = nullptr;
+    int shared = 0;
+  };
+  static constexpr std::size_t kChunk = 64;
+  using Chunk = std::array<IndexNode, kChunk>;
+
+  [[nodiscard]] Siblings::const_iterator position(const Siblings& siblings, std::span<const TokenId> tokens) const;
+  [[nodiscard]] Nearest nearest(const Siblings& siblings, std::span<const TokenId> tokens) const;
+  [[nodiscard]] bool held_elsewhere(const PrefixTree* tree, std::span<const TokenId> tokens) const;
+  IndexNode& take_node(IndexNode& parent, std::span<const TokenId> tokens);
+  void free_node(IndexNode& node);
+  PageId remove_live(IndexNode& node);
+  void update_evictable(IndexNode& node);
+  void forget_oldest_ghost();
+  void drop_tree_if_unused(IndexNode& node);
+  [[nodiscard]] std::string check_node(const IndexNode& node) const;
+
+  // constant after construction
+  const std::uint64_t max_nodes_;
+  const std::uint32_t max_ghosts_;
+  MemoryBudget& budget_;
+  const Reservation reserved_;
+  // engine thread only
+  std::map<Namespace, PrefixTree> trees_;
+  std::vector<std::unique_ptr<Chunk>> chunks_;
+  IndexNode* free_nodes_ = nullptr;       // linked through parent
+  std::vector<IndexNode*> node_of_page_;  // [max_pages]
+  NodesByUse evictable_;                  // live leaves not held
+  NodesByUse ghosts_;
+  std::uint64_t live_ = 0;
+  std::uint64_t held_ = 0;
+  std::uint64_t clock_ = 0;
+  mutable std::uint64_t comparisons_ = 0;
+};
+
+}  // namespace dalsegno
