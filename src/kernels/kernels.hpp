@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string_view>
+#include <string>
 
 #include "dalsegno/result.hpp"
 #include "tensor/kv_view.hpp"
@@ -32,12 +32,12 @@ struct GemmArgs {
   const PackedMatrix* w = nullptr;
   int panel_begin = 0;
   int panel_end = 0;
-  QuantRows quant;             // used where !is_float(w->format)
-  const float* x = nullptr;    // [m, k], row stride k; used where is_float(w->format)
+  QuantRows quant;           // used where !is_float(w->format)
+  const float* x = nullptr;  // [m, k], row stride k; used where is_float(w->format)
   int m = 0;
-  float* c = nullptr;          // element (0, 0) of the output; columns beyond n are not touched
-  std::size_t c_stride = 0;    // elements between rows of c
-  const float* bias = nullptr; // [n] or nullptr
+  float* c = nullptr;           // element (0, 0) of the output; columns beyond n are not touched
+  std::size_t c_stride = 0;     // elements between rows of c
+  const float* bias = nullptr;  // [n] or nullptr
   bool add = false;
 };
 
@@ -48,25 +48,26 @@ struct AttentionState {
   float* o = nullptr;
 };
 
+inline constexpr int kMaxHeadDim = 256;
 inline constexpr int kTileKeys = 64;    // keys per tile: four blocks
 inline constexpr int kChunkKeys = 256;  // keys per chunk; each starts fresh and is merged left to right
 
 // Query rows of one K/V head of one sequence against one absolute chunk of keys.
 struct AttentionArgs {
   KvFormat format = KvFormat::bf16;
-  int head_dim = 0;                    // a multiple of 16
-  std::byte* const* pages = nullptr;   // block b at pages[b]; blocks >= page_count are not read
+  int head_dim = 0;                   // a multiple of 16, at most kMaxHeadDim
+  std::byte* const* pages = nullptr;  // block b at pages[b]; blocks >= page_count are not read
   int page_count = 0;
-  std::size_t k_offset = 0;            // of this layer and K/V head in a page
+  std::size_t k_offset = 0;  // of this layer and K/V head in a page
   std::size_t v_offset = 0;
-  const void* q = nullptr;             // [rows, head_dim], bf16 where K/V are bf16, else f32
-  std::size_t q_stride = 0;            // elements between rows
-  int rows = 0;                        // any number; the kernel tiles them
-  const std::int32_t* begin = nullptr; // [rows] first visible key (0, or a window's start)
-  const std::int32_t* end = nullptr;   // [rows] one past the last visible key
-  int chunk = 0;                       // keys [256*chunk, 256*chunk + 256)
+  const void* q = nullptr;              // [rows, head_dim], bf16 where K/V are bf16, else f32
+  std::size_t q_stride = 0;             // elements between rows
+  int rows = 0;                         // any number; the kernel tiles them
+  const std::int32_t* begin = nullptr;  // [rows] first visible key (0, or a window's start)
+  const std::int32_t* end = nullptr;    // [rows] one past the last visible key
+  int chunk = 0;                        // keys [256*chunk, 256*chunk + 256)
   float scale = 0;
-  AttentionState* out = nullptr;       // [rows]; overwritten; m = -inf where nothing is visible
+  AttentionState* out = nullptr;  // [rows]; overwritten; m = -inf where nothing is visible
 };
 
 struct Kernels {
@@ -92,7 +93,7 @@ struct Kernels {
   // Rounds q [n] to the format attention reads.
   void (*store_q)(const float* q, int n, KvFormat format, void* out);
   // Write one token's k or v [head_dim] into its slot (0..15) of a block part.
-  // False: not finite; zeros are stored.
+  // False: not finite after rounding to the format; zeros are stored.
   bool (*store_k)(const float* k, int head_dim, KvFormat format, std::byte* part, int slot);
   bool (*store_v)(const float* v, int head_dim, KvFormat format, std::byte* part, int slot);
 
@@ -108,12 +109,13 @@ struct Kernels {
   bool (*all_finite)(const float* x, int n);
 };
 
-// The levels this machine can run whose self-check passed, lowest first; each level that was
-// dropped is named, with the reason, in `warnings` (may be nullptr). Never empty: scalar is the
-// specification, and is itself checked against stored constants.
+// The levels this machine can run whose self-check passed, lowest first. Empty only if scalar, which
+// is the specification, fails against its stored constants: then chosen_kernels() is an error.
 [[nodiscard]] std::span<const Kernels* const> available_kernels();
-// The level in force: the highest available one, or what DALSEGNO_CPU names.
-// Errors: invalid_argument for a name that is unknown or not available here.
+// One sentence for each level that was dropped because it gave other bits than scalar.
+[[nodiscard]] std::span<const std::string> kernel_warnings();
+// The level in force: the highest available one, or what DALSEGNO_CPU names (read at each call).
+// Errors: invalid_argument for a name that is unknown or not available here; unsupported if scalar fails.
 Result<const Kernels*> chosen_kernels();
 
 }  // namespace dalsegno
