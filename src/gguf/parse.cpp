@@ -60,6 +60,24 @@ constexpr std::array<TypeRow, 13> kTypeRows{{
     {8, "a 64-bit float"},
 }};
 
+// Tensor types of the ggml project that are not read here, so that they can be named.
+struct OtherTensorType {
+  std::uint32_t code;
+  const char* name;
+};
+constexpr std::array<OtherTensorType, 20> kOtherTensorTypes{{
+    {9, "Q8_1"},   {10, "Q2_K"},  {11, "Q3_K"},  {15, "Q8_K"},   {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
+    {19, "IQ1_S"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"}, {24, "I8"},      {25, "I16"},    {26, "I32"},
+    {27, "I64"},   {28, "F64"},   {29, "IQ1_M"}, {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"},
+}};
+
+std::string tensor_type_words(std::uint32_t code) {
+  for (const OtherTensorType& type : kOtherTensorTypes) {
+    if (type.code == code) return fmt::format("type {}", type.name);
+  }
+  return fmt::format("the unknown type code {}", code);
+}
+
 const TypeRow& row(GgufType type) {
   return kTypeRows[static_cast<std::size_t>(type)];
 }
@@ -328,9 +346,8 @@ Result<void> Parser::size_tensor(GgufTensor& tensor, const std::string& part, st
   const TensorTypeTraits* type = tensor_type_traits(code);
   if (type == nullptr) {
     return error(ErrorCode::unsupported,
-                 "{} has the type code {}, expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, "
-                 "Q4_K, Q5_K, Q6_K",
-                 part, code);
+                 "{} has {}, expected one of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q4_K, Q5_K, Q6_K",
+                 part, tensor_type_words(code));
   }
   tensor.type = type->type;
   const auto block = static_cast<std::uint64_t>(type->block_elements);
