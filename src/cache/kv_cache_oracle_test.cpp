@@ -1,0 +1,301 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+#include "cache/cache_test_support.hpp"
+
+// Random operations against a naive oracle: a plain set of every prefix that was made visible.
+
+namespace dalsegno::cache_test {
+namespace {
+
+struct Sequence {
+  BlockTable table;
+  std::string salt;
+  bool is_private = false;
+  Tokens tokens;  // committed
+  Tokens target;  // that it will be filled with, beginning with `tokens`
+};
+
+std::size_t shared(const Tokens& a, std::span<const TokenId> b) {
+  return static_cast<std::size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
+}
+
+class Oracle {
+ public:
+  struct Shape {
+    std::uint64_t pages;
+    TokenId alphabet;
+    std::uint64_t budget_pages = 1U << 20;
+    std::uint32_t max_ghosts = 64;
+  };
+
+  Oracle(unsigned seed, const Shape& shape) : random_(seed), shape_(shape), budget_(shape.budget_pages * kPage) {
+    auto cache = KvCache::create({.layout = kLayout,
+                                  .max_bytes = shape.pages * kPage,
+                                  .budget = &budget_,
+                                  .max_ghosts = shape.max_ghosts,
+                                  .extent_bytes = 8 * kPage});
+    if (cache.ok()) cache_ = std::move(cache).value();
+  }
+
+  void run(int steps) {
+    ASSERT_NE(cache_, nullptr);
+    for (int step = 0; step < steps; ++step) {
+      act();
+      if (cache_->stats().evictions != evictions_) {
+        evictions_ = cache_->stats().evictions;
+        forgot_ = true;
+      }
+      ASSERT_EQ(cache_->check_invariants(), "") << "after step " << step;
+      ASSERT_LE(cache_->stats().pages_used * kPage, budget_.used(MemoryKind::kv));
+      ASSERT_LE(budget_.used(), budget_.limit());
+      if (!live_.empty()) verify(pick());
+      ASSERT_FALSE(testing::Test::HasFailure()) << "at step " << step;
+    }
+    while (!live_.empty()) finish();
+    cache_->clear();
+    EXPECT_EQ(cache_->stats().pages_used, 0U);
+    EXPECT_EQ(cache_->stats().index_nodes, 0U);
+    EXPECT_EQ(budget_.used(MemoryKind::kv), 0U);
+    cache_.reset();
+    EXPECT_EQ(budget_.used(), 0U);
+  }
+
+  std::uint64_t evictions() const { return evictions_; }
+  int exact_checks() const { return exact_checks_; }
+  int refusals() const { return refusals_; }
+
+ private:
+  int below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
+  Sequence& pick() { return live_[static_cast<std::size_t>(below(static_cast<int>(live_.size())))]; }
+  std::string any_salt() { return std::string(1, static_cast<char>('a' + below(3))); }
+
+  void act() {
+    const int dice = below(100);
+    if (live_.empty() || (dice < 16 && live_.size() < 6)) return open();
+    if (dice < 62) return compute(pick());
+    if (dice < 68) return fork();
+    if (dice < 76) return rewind(pick());
+    if (dice < 79) return preview();
+    if (dice < 80) return clear();
+    finish();
+  }
+
+  // Often the beginning of something seen before, so that prefixes collide at every length.
+  Tokens any_tokens() {
+    Tokens tokens;
+    if (!history_.empty() && below(4) > 0) {
+      const Tokens& old = history_[static_cast<std::size_t>(below(static_cast<int>(history_.size())))];
+      tokens.assign(old.begin(), old.begin() + below(static_cast<int>(old.size()) + 1));
+    }
+    for (int more = below(24) + 1; more > 0; --more) tokens.push_back(below(shape_.alphabet));
+    if (tokens.size() > 100) tokens.resize(100);
+    return tokens;
+  }
+
+  void open() {
+    Sequence sequence;
+    sequence.salt = any_salt();
+    sequence.target = any_tokens();
+    sequence.is_private = below(8) == 0;
+    if (sequence.is_private) {
+      sequence.table = cache_->open_private();
+    } else {
+      const int limit = below(static_cast<int>(sequence.target.size()) + 1);
+      const auto preview = cache_->preview(salted(sequence.salt), sequence.target, limit);
+      check(sequence, limit, preview.reused, preview.stopped);
+      KvCache::Opened opened = cache_->open(salted(sequence.salt), sequence.target, limit);
+      EXPECT_EQ(opened.at, opened.reused);
+      EXPECT_EQ(opened.reused, opened.table.tokens());
+      if (opened.reused != preview.reused) {
+        EXPECT_EQ(opened.reused, preview.reused / kBlockTokens * kBlockTokens);
+        EXPECT_EQ(opened.stopped, Stopped::evicted);
+      } else {
+        EXPECT_EQ(opened.stopped, preview.stopped);
+      }
+      sequence.table = std::move(opened.table);
+      sequence.tokens.assign(sequence.target.begin(), sequence.target.begin() + opened.reused);
+      verify(sequence);
+    }
+    history_.push_back(sequence.target);
+    if (history_.size() > 40) history_.erase(history_.begin());
+    live_.push_back(std::move(sequence));
+  }
+
+  // Nothing reused that was never visible; everything, unless something was forgotten; and always
+  // what a running sequence holds.
+  void check(const Sequence& sequence, int limit, int reused, Stopped stopped) {
+    const auto tokens = std::span<const TokenId>(sequence.target).first(static_cast<std::size_t>(limit));
+    const auto got = static_cast<std::size_t>(reused);
+    std::size_t longest = 0;
+    std::size_t elsewhere = 0;
+    bool continues = false;
+    for (const auto& [salt, prefix] : visible_) {
+      const std::size_t common = shared(prefix, tokens);
+      (salt == sequence.salt ? longest : elsewhere) = std::max(salt == sequence.salt ? longest : elsewhere, common);
+      continues |= salt == sequence.salt && common == got && prefix.size() > got;
+    }
+    EXPECT_LE(got, longest);
+    for (const Sequence& other : live_) {
+      if (other.is_private || other.salt != sequence.salt) continue;
+      const Tokens full(other.tokens.begin(),
+                        other.tokens.end() - static_cast<int>(other.tokens.size()) % kBlockTokens);
+      EXPECT_GE(got, shared(full, tokens));
+    }
+    EXPECT_EQ(stopped == Stopped::end, reused == limit);
+    if (forgot_) return;
+    ++exact_checks_;
+    EXPECT_EQ(got, longest);
+    if (reused < limit) {
+      const Stopped other = elsewhere > got ? Stopped::name_space : Stopped::cold;
+      EXPECT_EQ(name(stopped), name(continues ? Stopped::diverged : other));
+    }
+  }
+
+  void compute(Sequence& sequence) {
+    if (sequence.tokens.size() == sequence.target.size()) {
+      for (int more = below(20) + 1; more > 0; --more) sequence.target.push_back(below(shape_.alphabet));
+    }
+    const int missing = static_cast<int>(sequence.target.size() - sequence.tokens.size());
+    const int chunk = below(missing) + 1;
+    const int capacity = sequence.table.capacity();
+    const int pages = sequence.table.pages();
+    const auto before = cache_->stats();
+    if (const auto room = cache_->extend(sequence.table, chunk + below(20)); !room.ok()) {
+      ++refusals_;
+      EXPECT_EQ(room.error().code, ErrorCode::exhausted);
+      EXPECT_EQ(sequence.table.capacity(), capacity);
+      EXPECT_EQ(sequence.table.pages(), pages);
+      EXPECT_EQ(cache_->stats().pages_used, before.pages_used);
+      EXPECT_EQ(cache_->stats().evictions, before.evictions);
+      return finish();
+    }
+    // What a step leaves behind positions it does not commit is garbage nobody may ever see.
+    const KvView view = cache_->view(sequence.table);
+    for (int p = sequence.table.tokens(); p < sequence.table.capacity(); ++p) write(view, p, random_());
+    const auto done = sequence.tokens.size();
+    sequence.tokens.assign(sequence.target.begin(), sequence.target.begin() + static_cast<int>(done) + chunk);
+    fill(*cache_, sequence.table, sequence.salt, sequence.tokens);
+    if (!sequence.is_private) {
+      for (auto end = (done / kBlockTokens + 1) * kBlockTokens; end <= sequence.tokens.size(); end += kBlockTokens) {
+        show(sequence.salt, sequence.tokens, end);
+      }
+    }
+  }
+
+  void show(const std::string& salt, const Tokens& tokens, std::size_t count) {
+    visible_.emplace(salt, Tokens(tokens.begin(), tokens.begin() + static_cast<int>(count)));
+  }
+
+  void fork() {
+    if (live_.size() >= 8) return;
+    Sequence& source = pick();
+    Sequence copy{cache_->fork(source.table), source.salt, source.is_private, source.tokens, source.tokens};
+    for (int more = below(30); more > 0; --more) copy.target.push_back(below(shape_.alphabet));
+    verify(source);
+    verify(copy);
+    live_.push_back(std::move(copy));
+  }
+
+  void rewind(Sequence& sequence) {
+    const int keep = below(static_cast<int>(sequence.tokens.size()) + 1);
+    cache_->rewind(sequence.table, keep);
+    sequence.tokens.resize(static_cast<std::size_t>(keep));
+    sequence.target = sequence.tokens;
+    verify(sequence);
+  }
+
+  void preview() {
+    Sequence sequence;
+    sequence.salt = any_salt();
+    sequence.target = any_tokens();
+    const int limit = below(static_cast<int>(sequence.target.size()) + 1);
+    const auto seen = cache_->preview(salted(sequence.salt), sequence.target, limit);
+    check(sequence, limit, seen.reused, seen.stopped);
+  }
+
+  void finish() {
+    const auto at = below(static_cast<int>(live_.size()));
+    Sequence sequence = std::move(live_[static_cast<std::size_t>(at)]);
+    live_.erase(live_.begin() + at);
+    const int how = below(8);
+    if (how == 0) return;  // the destructor discards
+    if (how == 1) return cache_->discard(std::move(sequence.table));
+    cache_->close(std::move(sequence.table));
+    EXPECT_FALSE(sequence.table.is_open());
+    if (!sequence.is_private && !sequence.tokens.empty()) show(sequence.salt, sequence.tokens, sequence.tokens.size());
+  }
+
+  // With nothing running everything is forgotten, and the oracle is exact again.
+  void clear() {
+    if (below(3) > 0) {
+      while (!live_.empty()) finish();
+    }
+    cache_->clear();
+    forgot_ = !live_.empty();
+    if (live_.empty()) visible_.clear();
+  }
+
+  void verify(const Sequence& sequence) {
+    ASSERT_EQ(sequence.table.tokens(), static_cast<int>(sequence.tokens.size()));
+    EXPECT_EQ(first_wrong(cache_->view(sequence.table), sequence.salt, sequence.tokens), -1);
+  }
+
+  std::mt19937_64 random_;
+  Shape shape_;
+  MemoryBudget budget_;
+  std::unique_ptr<KvCache> cache_;
+  std::vector<Sequence> live_;
+  std::vector<Tokens> history_;
+  std::set<std::pair<std::string, Tokens>> visible_;
+  std::uint64_t evictions_ = 0;
+  bool forgot_ = false;  // something visible may be gone
+  int exact_checks_ = 0;
+  int refusals_ = 0;
+};
+
+TEST(KvCacheOracle, WithRoomForAllEveryVisibleTokenIsReused) {
+  int exact_checks = 0;
+  for (unsigned seed = 1; seed <= 6; ++seed) {
+    SCOPED_TRACE(seed);
+    Oracle oracle(seed, {.pages = 4000, .alphabet = 2 + static_cast<TokenId>(seed % 3)});
+    oracle.run(2500);
+    if (HasFailure()) return;
+    EXPECT_EQ(oracle.evictions(), 0U);
+    exact_checks += oracle.exact_checks();
+  }
+  EXPECT_GT(exact_checks, 1000);
+}
+
+TEST(KvCacheOracle, UnderConstantEvictionEveryReusedTokenIsItsOwn) {
+  std::uint64_t evictions = 0;
+  int refusals = 0;
+  for (unsigned seed = 11; seed <= 18; ++seed) {
+    SCOPED_TRACE(seed);
+    Oracle oracle(seed, {.pages = 6 + seed % 5 * 6, .alphabet = 2, .max_ghosts = seed % 2 == 0 ? 0U : 9U});
+    oracle.run(2500);
+    if (HasFailure()) return;
+    evictions += oracle.evictions();
+    refusals += oracle.refusals();
+  }
+  EXPECT_GT(evictions, 2000U);
+  EXPECT_GT(refusals, 100);
+}
+
+TEST(KvCacheOracle, WhenTheProcessBudgetIsTheLimitItIsNeverExceeded) {
+  std::uint64_t evictions = 0;
+  for (unsigned seed = 21; seed <= 24; ++seed) {
+    SCOPED_TRACE(seed);
+    Oracle oracle(seed, {.pages = 1000, .alphabet = 3, .budget_pages = 60, .max_ghosts = 16});
+    oracle.run(2500);
+    if (HasFailure()) return;
+    evictions += oracle.evictions();
+  }
+  EXPECT_GT(evictions, 500U);
+}
+
+}  // namespace
+}  // namespace dalsegno::cache_test
