@@ -180,7 +180,7 @@ void add_test(std::set<std::string>& tests, const std::string& test) {
   std::set<std::string> known;
   for (const Row& row : kRows) known.insert(row.test);
   if (known.count(test) == 0) {
-    wrong_usage("--test", fmt::format("there is no test '{}'; the tests are {}", test, fmt::join(known, ", ")));
+    wrong_usage(fmt::format("--test: there is no test '{}'; the tests are {}", test, fmt::join(known, ", ")));
   }
   tests.insert(test);
 }

@@ -88,6 +88,7 @@ Result<int> Chat::follow_script() {
     const auto reply = ask(*question);
     if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
     if (!reply.ok()) return reply.error();
+    DALSEGNO_TRY(finish_output());
     print_reply(*reply);
     if (Interruptible::requested()) return kInterrupted;
   }
@@ -106,6 +107,7 @@ Result<int> Chat::follow_person() {
     }
     const Interruptible interruptible;
     const auto reply = ask(line);
+    DALSEGNO_TRY(finish_output());
     if (reply.ok()) {
       print_reply(*reply);
     } else if (reply.error().code == ErrorCode::cancelled) {

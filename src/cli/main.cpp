@@ -5,6 +5,7 @@
 #include <array>
 #include <exception>
 #include <new>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,9 @@ std::string usage_sentence(const CLI::App& app, const CLI::ParseError& error) {
                : has_verb             ? fmt::format("'{}' was not expected here", first)
                                       : fmt::format("there is no verb '{}'", first);
   }
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr) {
+    sentence = sentence.substr(0, sentence.find(':')) + " needs exactly one value";
+  }
   return fmt::format("{}; see dalsegno {}--help", sentence, verb);
 }
 
@@ -59,11 +63,18 @@ void describe(CLI::App& app, bool& wants_version, Action& action) {
   for (const auto add : kVerbs) add(app, action);
 }
 
-Result<int> act(bool wants_version, const Action& action) {
-  if (wants_version) return print_version();
+Result<int> act(const Action& action) {
   auto status = action();
   if (auto output = finish_output(); status.ok() && !output.ok()) return std::move(output).error();
   return status;
+}
+
+int show_help(const CLI::App& app, const CLI::ParseError& request) {
+  std::ostringstream help;
+  app.exit(request, help);
+  say(help.str());
+  const auto output = finish_output();
+  return output.ok() ? kDone : fail(kFailed, output.error().message);
 }
 
 int run(int argc, char** argv) {
@@ -77,10 +88,10 @@ int run(int argc, char** argv) {
     if (!wants_version && action == nullptr) {
       return fail(kWrongUsage, "no verb given, such as run, chat or inspect; see dalsegno --help");
     }
-    const auto status = act(wants_version, action);
+    const auto status = act(wants_version ? Action(&print_version) : action);
     return status.ok() ? *status : fail(kFailed, status.error().message);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
+    if (error.get_exit_code() == 0) return show_help(app, error);
     return fail(kWrongUsage, usage_sentence(app, error));
   } catch (const std::bad_alloc&) {
     return fail(kFailed, "out of memory; give a smaller --memory or --context");

@@ -26,8 +26,7 @@ void read_memory(EngineOptions& engine, const std::string& text) {
   if (lower(text) == "automatic") return;
   engine.memory_bytes = parse_bytes(text);
   if (engine.memory_bytes == 0) {
-    wrong_usage("--memory",
-                fmt::format("'{}' is not a size; write 512MB, 2GiB, a number of bytes, or automatic", text));
+    wrong_usage(fmt::format("--memory: '{}' is not a size; write 512MB, 2GiB, a number of bytes, or automatic", text));
   }
 }
 
@@ -37,36 +36,38 @@ void read_kv(EngineOptions& engine, const std::string& text) {
   } else if (text == "f32") {
     engine.kv = KvFormat::f32;
   } else if (text == "8" || text == "4") {
-    wrong_usage("--kv", fmt::format("{}-bit keys and values are not supported yet; use bf16 or f32", text));
+    wrong_usage(fmt::format("--kv {}: {}-bit keys and values are not supported yet; use bf16 or f32", text, text));
   } else {
-    wrong_usage("--kv", fmt::format("there is no format '{}'; use bf16 or f32", text));
+    wrong_usage(fmt::format("--kv: there is no format '{}'; use bf16 or f32", text));
   }
 }
 
 void read_activations(const std::string& text) {
   if (text == "8") return;
-  if (text == "16") wrong_usage("--activations", "16-bit activations are not supported yet; use 8");
-  wrong_usage("--activations", fmt::format("must be 8, not '{}'", text));
+  if (text == "16") wrong_usage("--activations 16: 16-bit activations are not supported yet; use 8");
+  wrong_usage(fmt::format("--activations must be 8, not '{}'", text));
 }
 
 // Options that are agreed but not there yet are refused by name, never ignored.
 void add_unsupported(CLI::App& app) {
   for (const char* name : {"--kv-group", "--kv-start", "--max-kv", "--keep"}) {
-    const auto refuse = [name](const std::string&) { wrong_usage(name, "not supported yet by this version"); };
+    const auto refuse = [name](const std::string&) {
+      wrong_usage(fmt::format("{} is not supported yet by this version", name));
+    };
     app.add_option_function<std::string>(name, refuse)->group("");
   }
 }
 
 }  // namespace
 
-void wrong_usage(const std::string& option, const std::string& sentence) {
-  throw CLI::ValidationError(option, sentence);
+void wrong_usage(const std::string& sentence) {
+  throw CLI::ValidationError(sentence);
 }
 
 void refuse_number(const std::string& option, const std::string& text, const std::string& least,
                    const std::string& most, bool whole) {
-  wrong_usage(option, fmt::format("must be a {} from {} to {}, not '{}'", whole ? "whole number" : "number", least,
-                                  most, text));
+  wrong_usage(fmt::format("{} must be a {} from {} to {}, not '{}'", option, whole ? "whole number" : "number", least,
+                          most, text));
 }
 
 std::string shown(double value) {

@@ -13,8 +13,8 @@
 
 namespace dalsegno::cli {
 
-// Ends with exit status 2 and one sentence: the option asks for something impossible.
-[[noreturn]] void wrong_usage(const std::string& option, const std::string& sentence);
+// Ends with exit status 2 and this sentence: an option asks for something impossible.
+[[noreturn]] void wrong_usage(const std::string& sentence);
 
 // What every verb takes.
 struct CommonOptions {

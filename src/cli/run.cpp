@@ -16,9 +16,17 @@ struct RunOptions {
   GenerateOptions generate;
   std::string prompt, system, messages;  // empty: not given
   bool has_prompt = false;
+  bool has_messages = false;
   bool raw = false;
   bool show_ids = false;
 };
+
+void check_together(const RunOptions& options) {
+  if (options.has_messages && (options.has_prompt || options.raw || !options.system.empty())) {
+    wrong_usage("--messages holds whole conversations; --prompt, --system and --raw cannot go with it");
+  }
+  if (options.raw && !options.system.empty()) wrong_usage("--raw skips the chat template that --system is for");
+}
 
 // What one reply answers: text for the model as it is, or the JSON of a conversation for its template.
 struct Question {
@@ -55,7 +63,7 @@ Result<std::vector<Question>> conversations(const std::string& path) {
     begin = end + 1;
     ++line_number;
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string what = fmt::format("line {} of {}", line_number, path);
+    const std::string what = fmt::format("line {} of {}", line_number, source_name(path));
     DALSEGNO_ASSIGN(value, parse_json(line, what));
     if (!value.is_array() || value.get_array().empty()) {
       return Error{ErrorCode::invalid_argument,
@@ -63,12 +71,13 @@ Result<std::vector<Question>> conversations(const std::string& path) {
     }
     questions.push_back({.text = line});
   }
-  if (questions.empty()) return Error{ErrorCode::invalid_argument, fmt::format("{} holds no messages", path)};
+  if (questions.empty())
+    return Error{ErrorCode::invalid_argument, fmt::format("{} holds no messages", source_name(path))};
   return questions;
 }
 
 Result<std::vector<Question>> questions_of(const RunOptions& options) {
-  if (!options.messages.empty()) return conversations(options.messages);
+  if (options.has_messages) return conversations(options.messages);
   DALSEGNO_ASSIGN(question, single_question(options));
   return std::vector<Question>{question};
 }
@@ -108,6 +117,7 @@ Result<int> run(const RunOptions& options) {
     const auto reply = answer(*engine, question, options);
     if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
     if (!reply.ok()) return reply.error();
+    DALSEGNO_TRY(finish_output());
     print_reply(*reply, ++turn, options);
     if (Interruptible::requested()) return kInterrupted;
   }
@@ -120,24 +130,23 @@ void add_run(CLI::App& app, Action& action) {
   auto* verb = app.add_subcommand("run", "Answer one prompt, from --prompt or standard input");
   const auto options = std::make_shared<RunOptions>();
   auto* prompt = verb->add_option("-p,--prompt", options->prompt,
-                                  "the prompt (default: standard input, without its "
-                                  "last line break)");
+                                  "the prompt (default: standard input, without its last line break)");
   auto* system = verb->add_option("--system", options->system, "a system message before the prompt");
-  auto* raw = verb->add_flag("--raw", options->raw, "continue the prompt as it is, without the chat template");
-  auto* messages =
-      verb->add_option("--messages", options->messages,
-                       "JSON lines, each an array of messages, answered one after another by one engine; - is standard "
-                       "input");
-  messages->type_name("FILE")->excludes(prompt)->excludes(system)->excludes(raw);
+  verb->add_flag("--raw", options->raw, "continue the prompt as it is, without the chat template");
+  auto* messages = verb->add_option("--messages", options->messages,
+                                    "instead of a prompt: JSON lines, each an array of messages, answered one after "
+                                    "another by one engine; - is standard input");
   prompt->type_name("TEXT");
-  system->type_name("TEXT")->excludes(raw);
+  system->type_name("TEXT");
+  messages->type_name("FILE");
   verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
   add_common(*verb, options->common, ModelUse::runs);
   add_generation(*verb, options->generate);
   verb->footer("Example:\n  dalsegno run -m smollm2 --prompt 'Name three rivers.' --max-tokens 64");
   verb->callback([options, prompt, messages, &action] {
-    if (messages->count() > 0 && options->messages.empty()) wrong_usage("--messages", "names no file");
     options->has_prompt = prompt->count() > 0;
+    options->has_messages = messages->count() > 0;
+    check_together(*options);
     action = [options] { return run(*options); };
   });
 }

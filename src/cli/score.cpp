@@ -32,7 +32,7 @@ std::vector<int> positions(const std::string& text) {
     begin = end + 1;
     int position = 0;
     if (!parse_number(part, position) || position < 0) {
-      wrong_usage("--at", fmt::format("must be positions such as 0,5,9, not '{}'", text));
+      wrong_usage(fmt::format("--at must be positions such as 0,5,9, not '{}'", text));
     }
     result.push_back(position);
   }
@@ -42,14 +42,14 @@ std::vector<int> positions(const std::string& text) {
 // What the options say can only be judged once the number of ids is known.
 void check_range(const ScoreOptions& options, int count) {
   if (options.from >= count) {
-    wrong_usage("--from", fmt::format("{} is not a position of {} ids (0 to {})", options.from, count, count - 1));
+    wrong_usage(fmt::format("--from {} is not a position of {} ids (0 to {})", options.from, count, count - 1));
   }
   if (options.warm > count) {
-    wrong_usage("--warm", fmt::format("cannot compute {} tokens of {} ids before", options.warm, count));
+    wrong_usage(fmt::format("--warm {} is more than the {} ids there are", options.warm, count));
   }
   for (const int at : options.at) {
     if (at < options.from || at >= count) {
-      wrong_usage("--at", fmt::format("{} is not a scored position ({} to {})", at, options.from, count - 1));
+      wrong_usage(fmt::format("--at {} is not a scored position ({} to {})", at, options.from, count - 1));
     }
   }
 }
@@ -83,10 +83,11 @@ void print_table(const ScoreResult& result) {
 }
 
 Result<int> score_verb(const ScoreVerbOptions& options) {
+  const std::string what = source_name(options.ids_path);
   DALSEGNO_ASSIGN(text, read_all(options.ids_path));
-  DALSEGNO_ASSIGN(value, parse_json(text, options.ids_path));
+  DALSEGNO_ASSIGN(value, parse_json(text, what));
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
-  DALSEGNO_ASSIGN(ids, token_ids(value, options.ids_path, engine->tokenizer().vocabulary_size()));
+  DALSEGNO_ASSIGN(ids, token_ids(value, what, engine->tokenizer().vocabulary_size()));
   check_range(options.score, static_cast<int>(ids.size()));
   DALSEGNO_ASSIGN(result, score(*engine, ids, options.score));
   if (options.common.json) {

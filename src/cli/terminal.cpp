@@ -86,18 +86,21 @@ bool error_is_terminal() {
   return isatty(STDERR_FILENO) == 1;
 }
 
+std::string source_name(const std::string& path) {
+  return path == "-" ? "standard input" : path;
+}
+
 Result<std::string> read_all(const std::string& path) {
   const bool is_input = path == "-";
-  const std::string what = is_input ? "standard input" : path;
   const auto close = [is_input](std::FILE* file) { return is_input ? 0 : std::fclose(file); };
   const std::unique_ptr<std::FILE, decltype(close)> file(is_input ? stdin : std::fopen(path.c_str(), "rb"), close);
-  if (file == nullptr) return cannot_read(what, errno);
+  if (file == nullptr) return cannot_read(source_name(path), errno);
   std::string text;
   std::array<char, 1 << 16> buffer;
   while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
     text.append(buffer.data(), count);
   }
-  if (std::ferror(file.get()) != 0) return cannot_read(what, errno);
+  if (std::ferror(file.get()) != 0) return cannot_read(source_name(path), errno);
   return text;
 }
 

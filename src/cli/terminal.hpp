@@ -21,6 +21,8 @@ void end_when_reader_leaves();
 [[nodiscard]] bool output_is_terminal();
 [[nodiscard]] bool error_is_terminal();
 
+// "standard input" for "-", else the path: how errors call what was read.
+[[nodiscard]] std::string source_name(const std::string& path);
 // All of standard input ("-") or of a file. Errors: not_found, io.
 Result<std::string> read_all(const std::string& path);
 // The same bytes, with U+FFFD for those that are not UTF-8.
