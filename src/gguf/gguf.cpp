@@ -70,11 +70,11 @@ struct GgufFile::Impl {
   [[nodiscard]] const GgufEntry* find(std::string_view key) const { return find_entry(contents, key); }
   [[nodiscard]] Error wrong(std::string_view key, std::string_view found, std::string_view expected) const {
     return {ErrorCode::corrupt,
-            fmt::format("{}: key {} is {}, expected {}", quoted_path(path), quoted(key), found, expected)};
+            fmt::format("{}: key {} is {}, expected {}", quoted_path(path), quoted_name(key), found, expected)};
   }
   [[nodiscard]] Error missing(std::string_view key, std::string_view expected) const {
     return {ErrorCode::corrupt,
-            fmt::format("{}: key {} is missing, expected {}", quoted_path(path), quoted(key), expected)};
+            fmt::format("{}: key {} is missing, expected {}", quoted_path(path), quoted_name(key), expected)};
   }
   // The array under `key`, whose elements must satisfy `accepts`.
   Result<const GgufEntry*> array(std::string_view key, bool (*accepts)(GgufType), std::string_view expected) const {

@@ -170,7 +170,7 @@ Result<void> Parser::read_header() {
   const std::size_t have = std::min(bytes_.size(), kMagic.size());
   if (std::memcmp(bytes_.data(), kMagic.data(), have) != 0) {
     const std::string found(reinterpret_cast<const char*>(bytes_.data()), have);
-    return corrupt("it begins with {}, expected 'GGUF'; this is not a GGUF file", quoted(found));
+    return corrupt("it begins with {}, expected 'GGUF'; this is not a GGUF file", quoted_name(found));
   }
   if (have < kMagic.size()) return cut_short("the magic 'GGUF'", kMagic.size());
   position_ = kMagic.size();
@@ -212,7 +212,7 @@ Result<void> Parser::read_entry(std::uint64_t number) {
   if (entry.key.empty() || entry.key.size() > kMaxKeyBytes) {
     return corrupt("{} at byte {} has {} bytes, expected 1 to {}", unnamed(), start, entry.key.size(), kMaxKeyBytes);
   }
-  const std::string part = fmt::format("key {}", quoted(entry.key));
+  const std::string part = fmt::format("key {}", quoted_name(entry.key));
   std::uint32_t code = 0;
   if (!take(code)) return cut_short(fmt::format("the type of {}", part), sizeof code);
   if (code >= kTypeRows.size()) {
@@ -317,7 +317,7 @@ Result<void> Parser::read_tensor(std::uint64_t number) {
   }
   GgufTensor tensor;
   tensor.name = name;
-  const std::string part = fmt::format("tensor {}", quoted(name));
+  const std::string part = fmt::format("tensor {}", quoted_name(name));
   DALSEGNO_TRY(read_dimensions(tensor, part));
   std::uint32_t code = 0;
   if (!take(code)) return cut_short(fmt::format("the type of {}", part), sizeof code);
@@ -378,7 +378,7 @@ Result<void> Parser::index_keys() {
             [&](std::uint32_t a, std::uint32_t b) { return entries[a].key < entries[b].key; });
   for (std::size_t i = 1; i < order.size(); ++i) {
     if (entries[order[i - 1]].key == entries[order[i]].key) {
-      return corrupt("key {} appears twice, expected once", quoted(entries[order[i]].key));
+      return corrupt("key {} appears twice, expected once", quoted_name(entries[order[i]].key));
     }
   }
   return {};
@@ -392,7 +392,7 @@ Result<void> Parser::index_names() {
             [&](std::uint32_t a, std::uint32_t b) { return tensors[a].name < tensors[b].name; });
   for (std::size_t i = 1; i < order.size(); ++i) {
     if (tensors[order[i - 1]].name == tensors[order[i]].name) {
-      return corrupt("tensor {} appears twice, expected once", quoted(tensors[order[i]].name));
+      return corrupt("tensor {} appears twice, expected once", quoted_name(tensors[order[i]].name));
     }
   }
   return {};
@@ -408,18 +408,18 @@ Result<void> Parser::place_tensors() {
 
 Result<void> Parser::place_tensor(GgufTensor& tensor, std::uint64_t data_start) {
   if (tensor.offset % alignment_ != 0) {
-    return corrupt("tensor {} has the data offset {}, expected a multiple of the alignment {}", quoted(tensor.name),
-                   tensor.offset, alignment_);
+    return corrupt("tensor {} has the data offset {}, expected a multiple of the alignment {}",
+                   quoted_name(tensor.name), tensor.offset, alignment_);
   }
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
   if (__builtin_add_overflow(data_start, tensor.offset, &begin) || __builtin_add_overflow(begin, tensor.bytes, &end)) {
     return corrupt("tensor {} has the data offset {} and {} bytes, expected a range inside the file of {} bytes",
-                   quoted(tensor.name), tensor.offset, tensor.bytes, bytes_.size());
+                   quoted_name(tensor.name), tensor.offset, tensor.bytes, bytes_.size());
   }
   if (end > bytes_.size()) {
     return corrupt("tensor {} takes bytes {} to {}, but the file ends after {}; it is cut short or damaged",
-                   quoted(tensor.name), begin, end, bytes_.size());
+                   quoted_name(tensor.name), begin, end, bytes_.size());
   }
   tensor.offset = begin;
   tensor.data = bytes_.data() + begin;
@@ -434,7 +434,7 @@ Result<void> Parser::check_overlap() {
     const std::uint64_t end = order[i - 1]->offset + order[i - 1]->bytes;
     if (end > order[i]->offset) {
       return corrupt("tensors {} and {} overlap: the first ends at byte {}, the second begins at byte {}",
-                     quoted(order[i - 1]->name), quoted(order[i]->name), end, order[i]->offset);
+                     quoted_name(order[i - 1]->name), quoted_name(order[i]->name), end, order[i]->offset);
     }
   }
   // Writers pad the last tensor too, or leave its padding out altogether; part of it means a cut.
@@ -442,7 +442,7 @@ Result<void> Parser::check_overlap() {
   const std::uint64_t padded = (end + alignment_ - 1) / alignment_ * alignment_;
   if (bytes_.size() > end && bytes_.size() < padded) {
     return corrupt("the padding after tensor {} ends at byte {}, but the file ends after {}; it is cut short",
-                   quoted(order.back()->name), padded, bytes_.size());
+                   quoted_name(order.back()->name), padded, bytes_.size());
   }
   return {};
 }

@@ -62,7 +62,7 @@ std::string printable(std::string_view text) {
   return out;
 }
 
-std::string quoted(std::string_view text) {
+std::string quoted_name(std::string_view text) {
   if (text.size() <= kQuotedBytes) return quoted_path(text);
   std::size_t cut = kQuotedBytes;
   while (cut > kQuotedBytes - 3 && continues(text, cut)) --cut;

@@ -10,7 +10,7 @@ namespace dalsegno {
 [[nodiscard]] std::string printable(std::string_view text);
 
 // The same in single quotes, cut after 80 bytes: for names in error sentences.
-[[nodiscard]] std::string quoted(std::string_view text);
+[[nodiscard]] std::string quoted_name(std::string_view text);
 // The same, whole.
 [[nodiscard]] std::string quoted_path(std::string_view path);
 

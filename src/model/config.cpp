@@ -148,7 +148,7 @@ Result<float> ConfigReader::number_or(std::string_view name, double fallback, do
 Result<void> ConfigReader::read_architecture() {
   DALSEGNO_ASSIGN(architecture, file_.string("general.architecture"));
   if (!config_supported(architecture)) {
-    return unsupported("the architecture is {}, expected one of {}", quoted(architecture),
+    return unsupported("the architecture is {}, expected one of {}", quoted_name(architecture),
                        fmt::join(kArchitectures, ", "));
   }
   config_.architecture = std::move(architecture);
@@ -267,7 +267,7 @@ Result<void> ConfigReader::read_rope_scaling() {
   // YaRN by a factor of 1 leaves every frequency as it is.
   if (type == "none" || (type == "yarn" && stored == 1.0)) return {};
   if (type != "linear") {
-    return unsupported("the RoPE scaling type is {} (key '{}'), expected none or linear", quoted(type),
+    return unsupported("the RoPE scaling type is {} (key '{}'), expected none or linear", quoted_name(type),
                        key("rope.scaling.type"));
   }
   config_.rope_position_scale = static_cast<float>(1.0 / factor);
@@ -400,7 +400,7 @@ Result<void> ConfigReader::check_ends() {
   if (extra == seen_.end()) return {};
   const GgufTensor& tensor = file_.tensors()[static_cast<std::size_t>(extra - seen_.begin())];
   return unsupported("tensor {} has no place in architecture {}, expected only tensors that take part in it",
-                     quoted(tensor.name), config_.architecture);
+                     quoted_name(tensor.name), config_.architecture);
 }
 
 Result<void> ConfigReader::check_rope_divisors() const {
