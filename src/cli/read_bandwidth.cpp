@@ -1,11 +1,10 @@
 #include "cli/read_bandwidth.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <fstream>
 #include <new>
 #include <span>
 #include <thread>
@@ -40,9 +39,11 @@ std::span<std::uint64_t> share(std::vector<std::uint64_t>& words, int part, int 
 
 }  // namespace
 
+// sysconf() multiplies by sockets or cores on some machines, so ask the kernel.
 double cache_bytes() {
-  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return bytes > 0 ? static_cast<double>(bytes) : kCommonCache;
+  std::ifstream size("/sys/devices/system/cpu/cpu0/cache/index3/size");
+  double kib = 0;
+  return size >> kib && kib > 0 ? kib * 1024 : kCommonCache;
 }
 
 double read_bandwidth(int threads) {

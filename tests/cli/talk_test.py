@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""run and chat with a chat template: what they print, what they reuse, what they refuse."""
+
+import json
+import unittest
+
+import talk
+
+TURNS = ["Hello there", "What is a river?", "", "And \u00e4 \U0001f30a?"]
+ASKED = [turn for turn in TURNS if turn]
+
+
+class Talk(talk.TalkTest):
+    def chat(self, *words):
+        return self.json_lines("chat", "-m", self.model, "--max-tokens", 12, *words, stdin="\n".join(TURNS))
+
+    def messages_file(self, *lines):
+        path = self.folder / "talk.jsonl"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        return path
+
+    def test_each_line_of_input_is_a_turn(self):
+        replies = self.chat()
+        self.assertEqual([reply["turn"] for reply in replies], list(range(1, len(ASKED) + 1)))
+
+    def test_a_turn_computes_only_what_is_new(self):
+        held = []
+        for reply in self.chat("--show-ids"):
+            usage = reply["usage"]
+            self.assertEqual(reply["prompt_ids"][: len(held)], held)
+            self.assertGreaterEqual(usage["reused_tokens"], min(usage["prompt_tokens"] - 1, len(held) - 1))
+            self.assertEqual(len(reply["reply_ids"]), usage["reply_tokens"])
+            held = reply["prompt_ids"] + reply["reply_ids"]
+
+    def test_chunks_threads_and_kept_budgets_never_change_a_reply(self):
+        texts = [reply["text"] for reply in self.chat()]
+        for words in (["--chunk", 3], ["--threads", 1], ["--no-reuse"], ["--memory", "1GiB"]):
+            self.assertEqual([reply["text"] for reply in self.chat(*words)], texts, words)
+
+    def test_without_reuse_nothing_is_reused_and_it_says_so(self):
+        for reply in self.chat("--no-reuse"):
+            self.assertEqual(reply["usage"]["reused_tokens"], 0)
+            self.assertEqual(reply["reuse"]["stopped"], "off")
+
+    def test_a_transcript_reads_like_one(self):
+        shown = self.output("chat", "-m", self.model, "--max-tokens", 4, stdin="one\r\ntwo")
+        lines = shown.splitlines()
+        self.assertEqual([line for line in lines if line.startswith("> ")], ["> one", "> two"])
+        reports = [line for line in lines if line.startswith("[") and " tokens in: " in line]
+        self.assertEqual(len(reports), 2)
+        for report in reports:
+            for word in ("reused", "prefilled", "stopped: ", "first token", "ms"):
+                self.assertIn(word, report)
+
+    def test_a_system_message_comes_first(self):
+        with_system = self.chat("--system", "Be brief.", "--show-ids")[0]["prompt_ids"]
+        rendered = self.one_json("template", "-m", self.model, stdin=json.dumps({
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TURNS[0]}],
+            "add_generation_prompt": True}))["text"]
+        ids = self.one_json("tokenize", "-m", self.model, "--special", stdin=rendered)["ids"]
+        self.assertEqual(with_system, ids)
+
+    def test_run_asks_through_the_template_and_raw_does_not(self):
+        words = ["run", "-m", self.model, "--prompt", "Hi", "--max-tokens", 2, "--show-ids"]
+        ids = self.one_json("tokenize", "-m", self.model, stdin="Hi")["ids"]
+        self.assertEqual(self.one_json(*words, "--raw")["prompt_ids"], ids)
+        self.assertGreater(len(self.one_json(*words)["prompt_ids"]), len(ids))
+
+    def test_a_prompt_on_standard_input_loses_one_line_break(self):
+        words = ["run", "-m", self.model, "--raw", "--max-tokens", 2, "--show-ids"]
+        with_option = self.one_json(*words, "--prompt", "a line")["prompt_ids"]
+        self.assertEqual(self.one_json(*words, stdin="a line\n")["prompt_ids"], with_option)
+        self.assertNotEqual(self.one_json(*words, stdin="a line\n\n")["prompt_ids"], with_option)
+
+    def test_ill_formed_input_is_answered(self):
+        for words in (["run"], ["run", "--raw"], ["chat"]):
+            self.json_lines(words[0], "-m", self.model, *words[1:], "--max-tokens", 2, stdin=b"caf\xe9 \xed\xa0\x80\n")
+
+    def test_conversations_are_answered_in_order_by_one_engine(self):
+        line = json.dumps([{"role": "user", "content": "Tell me about rivers."}])
+        path = self.messages_file(line, "", line)
+        first, second = self.json_lines("run", "-m", self.model, "--messages", path, "--max-tokens", 4)
+        self.assertEqual((first["turn"], second["turn"]), (1, 2))
+        self.assertEqual(second["text"], first["text"])
+        self.assertLessEqual(second["usage"]["prefilled_tokens"], 1)
+        stdin = self.json_lines("run", "-m", self.model, "--messages", "-", "--max-tokens", 4, stdin=line)
+        self.assertEqual(stdin[0]["text"], first["text"])
+
+    def test_messages_that_are_none(self):
+        for text, expected in (("", "no messages"), ("{}", "line 1"), ('[{"role":"user","content":"a"}]\n[', "line 2"),
+                               ("[]", "line 1"), ("7", "line 1")):
+            path = self.messages_file(text)
+            self.assert_error(1, ["run", "-m", self.model, "--messages", path], "talk.jsonl", expected)
+
+    def test_messages_go_alone(self):
+        for words in (["--prompt", "x"], ["--raw"], ["--system", "x"]):
+            self.assert_error(2, ["run", "-m", self.model, "--messages", "x", *words], "--messages")
+
+    def test_a_seed_decides_the_draw(self):
+        def text(seed):
+            words = ["run", "-m", self.model, "--prompt", "Hi", "--temperature", 2, "--max-tokens", 24]
+            return self.one_json(*words, "--seed", seed)["text"]
+
+        self.assertEqual(text(1), text(1))
+        self.assertNotEqual(text(1), text(2))
+
+    def test_a_reply_ends_before_a_stop_text(self):
+        words = ["run", "-m", self.model, "--prompt", "Hi", "--temperature", 1, "--max-tokens", 40]
+        whole = self.one_json(*words)["text"]
+        stop = whole[len(whole) // 2 :][:2]
+        reply = self.one_json(*words, "--stop", "never said", "--stop", stop)
+        self.assertEqual(reply["text"], whole[: whole.index(stop)])
+        self.assertEqual(reply["finish_reason"], "stop")
+
+    def test_a_report_follows_on_standard_error(self):
+        done = self.run_program("run", "-m", self.model, "--prompt", "Hi", "--max-tokens", 3)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn(b"tokens in: 0 reused", done.stderr)
+        self.assertNotIn(b"tokens in", done.stdout)
+
+    def test_a_model_is_found_by_the_beginning_of_its_name(self):
+        env = {"DALSEGNO_MODELS": str(self.folder)}
+        words = ["tokenize", "-m", "TAL"]
+        self.assertTrue(self.one_json(*words, stdin="x", env=env)["ids"])
+        (self.folder / "tall.gguf").write_bytes(self.model.read_bytes())
+        self.assert_error(1, words, "talk.gguf", "tall.gguf", env=env)
+        self.assertTrue(self.one_json("tokenize", "-m", "Talk", stdin="x", env=env)["ids"])
+
+    def test_options_that_are_still_to_come_are_refused(self):
+        for words in (["--kv", "8"], ["--kv", "4"], ["--kv-group", "32"], ["--kv-start", "0"], ["--max-kv", "64"],
+                      ["--keep", "4"], ["--activations", "16"]):
+            self.assert_error(2, ["run", "-m", self.model, "--prompt", "x", *words], words[0], "yet")
+
+    def test_sizes_of_memory(self):
+        for size in ("0", "-1", "", "MB", "1.2.3GB", "9" * 40, "1e3", "5 apples", "nan"):
+            self.assert_error(2, ["run", "-m", self.model, "--prompt", "x", "--memory", size], "--memory")
+        for size in ("1GiB", "1.5gb", "1 GB", "900000000", "automatic"):
+            self.one_json("run", "-m", self.model, "--prompt", "x", "--max-tokens", 1, "--memory", size)
+
+
+if __name__ == "__main__":
+    unittest.main()
