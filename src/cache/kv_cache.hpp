@@ -56,6 +56,7 @@ class KvCache {
   //   diverged    the index continues here, with other tokens
   //   name_space  another namespace's blocks hold at least the next token too
   //   cold
+  // A namespace the budget has no room for is served as by open_private().
   Opened open(const Namespace& name_space, std::span<const TokenId> tokens, int limit);
   // An empty table that neither reads from nor adds to the index, for requests with reuse off.
   BlockTable open_private();
@@ -70,7 +71,7 @@ class KvCache {
   // Makes room for positions [table.tokens(), table.tokens() + more): allocates pages, evicting as
   // needed, and copies a last block that others share, since it will be written.
   // Every position must be made room for before a step writes it.
-  // On failure (exhausted) nothing was evicted and the table is as before.
+  // On failure (exhausted) the table is as before; what cannot fit evicts nothing.
   Result<void> extend(BlockTable& table, int more);
   // The K/V of these tokens, the next after table.tokens(), has now been computed. Full blocks become
   // visible to others at once; where the index already holds the same block, the table takes

@@ -281,7 +281,7 @@ TEST(KvCacheOracle, UnderConstantEvictionEveryReusedTokenIsItsOwn) {
     evictions += oracle.evictions();
     refusals += oracle.refusals();
   }
-  EXPECT_GT(evictions, 2000U);
+  EXPECT_GT(evictions, 1000U);
   EXPECT_GT(refusals, 100);
 }
 
@@ -289,12 +289,12 @@ TEST(KvCacheOracle, WhenTheProcessBudgetIsTheLimitItIsNeverExceeded) {
   std::uint64_t evictions = 0;
   for (unsigned seed = 21; seed <= 24; ++seed) {
     SCOPED_TRACE(seed);
-    Oracle oracle(seed, {.pages = 1000, .alphabet = 3, .budget_pages = 60, .max_ghosts = 16});
+    Oracle oracle(seed, {.pages = 1000, .alphabet = 3, .budget_pages = 100, .max_ghosts = 16});
     oracle.run(2500);
     if (HasFailure()) return;
     evictions += oracle.evictions();
   }
-  EXPECT_GT(evictions, 500U);
+  EXPECT_GT(evictions, 100U);
 }
 
 }  // namespace

@@ -19,9 +19,12 @@ int shared_beginning(std::span<const TokenId> a, std::span<const TokenId> b) {
   return static_cast<int>(std::ranges::mismatch(a, b).in1 - a.begin());
 }
 
-// The nodes of a namespace, its key and what std::map adds.
+// Set aside for namespaces from the start, enough for about 60, since pages may take all else.
+constexpr std::uint64_t kTreeAllowance = 32 << 10;
+
+// The root of a namespace, its key and what std::map adds.
 std::uint64_t tree_bytes(const Namespace& name_space) {
-  return sizeof(PrefixTree) + sizeof(Namespace) + name_space.salt.capacity() + 4 * sizeof(void*);
+  return sizeof(PrefixTree) + sizeof(Namespace) + name_space.salt.size() + 4 * sizeof(void*);
 }
 
 }  // namespace
@@ -35,7 +38,7 @@ bool ByUse::operator()(const IndexNode& a, const IndexNode& b) const {
 
 std::uint64_t PrefixIndex::bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts) {
   const std::uint64_t nodes = std::uint64_t{max_pages} + max_ghosts + kChunk;
-  return nodes * sizeof(IndexNode) + nodes / kChunk * sizeof(void*) + max_pages * sizeof(void*);
+  return nodes * sizeof(IndexNode) + nodes / kChunk * sizeof(void*) + max_pages * sizeof(void*) + kTreeAllowance;
 }
 
 PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved)
@@ -65,13 +68,20 @@ PrefixIndex::~PrefixIndex() {
 PrefixTree* PrefixIndex::enter(const Namespace& name_space) {
   auto found = trees_.find(name_space);
   if (found == trees_.end()) {
-    auto reservation = budget_.reserve(MemoryKind::index, tree_bytes(name_space), "a namespace of the prefix index");
-    if (!reservation.ok()) return nullptr;
+    const std::uint64_t bytes = tree_bytes(name_space);
+    Reservation reservation;
+    if (tree_bytes_ + bytes > kTreeAllowance) {
+      auto reserved = budget_.reserve(MemoryKind::index, bytes, "a namespace of the prefix index");
+      if (!reserved.ok()) return nullptr;
+      reservation = std::move(reserved).value();
+    }
     found = trees_.try_emplace(name_space).first;
     PrefixTree& tree = found->second;
     tree.size = kBlockTokens;
     tree.name_space = &found->first;
-    tree.reservation = std::move(reservation).value();
+    tree.allowance = reservation.bytes() == 0 ? bytes : 0;
+    tree.reservation = std::move(reservation);
+    tree_bytes_ += tree.allowance;
   }
   join(found->second);
   return &found->second;
@@ -91,7 +101,9 @@ const PrefixTree* PrefixIndex::find(const Namespace& name_space) const {
 void PrefixIndex::drop_tree_if_unused(IndexNode& node) {
   if (node.parent != nullptr) return;
   auto& tree = static_cast<PrefixTree&>(node);
-  if (tree.tables == 0 && tree.children.empty() && tree.ghosts.empty()) trees_.erase(trees_.find(*tree.name_space));
+  if (tree.tables > 0 || !tree.children.empty() || !tree.ghosts.empty()) return;
+  tree_bytes_ -= tree.allowance;
+  trees_.erase(trees_.find(*tree.name_space));
 }
 
 // The first sibling that is not before `tokens`.
@@ -293,7 +305,7 @@ void PrefixIndex::forget_ghosts() {
 }
 
 std::uint64_t PrefixIndex::bytes() const {
-  std::uint64_t bytes = chunks_.size() * sizeof(Chunk) + node_of_page_.size() * sizeof(void*);
+  std::uint64_t bytes = tree_bytes_ + chunks_.size() * sizeof(Chunk) + node_of_page_.size() * sizeof(void*);
   for (const auto& [name_space, tree] : trees_) bytes += tree.reservation.bytes();
   return bytes;
 }

@@ -56,8 +56,9 @@ struct IndexNode : SiblingHook, UseHook {
 // The root of one namespace's tree.
 struct PrefixTree : IndexNode {
   const Namespace* name_space = nullptr;
-  std::uint32_t tables = 0;  // that were opened here and are not closed
-  Reservation reservation;
+  std::uint32_t tables = 0;     // that were opened here and are not closed
+  std::uint64_t allowance = 0;  // bytes taken of what the index set aside for namespaces, or
+  Reservation reservation;      // from the budget
 };
 
 // A radix tree over token ids for each namespace; its nodes name the pages that hold their K/V, and
@@ -153,6 +154,7 @@ class PrefixIndex {
   std::vector<IndexNode*> node_of_page_;  // [max_pages]
   NodesByUse evictable_;                  // live leaves not held
   NodesByUse ghosts_;
+  std::uint64_t tree_bytes_ = 0;  // of the allowance for namespaces
   std::uint64_t live_ = 0;
   std::uint64_t held_ = 0;
   std::uint64_t clock_ = 0;
