@@ -138,6 +138,20 @@ struct Group {
   }
 };
 
+// acc = fma(float(sum of activations), minimum * scale_a, acc) for one group.
+template <PackedFormat F, int R, int NV>
+void add_minimum(const Rows& rows, const std::byte* minima, int column, int g, __m256 (&acc)[R][NV]) {
+  DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+    const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * (rows.k / kGroup) + g;
+    const __m256 a = _mm256_set1_ps(rows.scale[at]);
+    const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi32(rows.sum[at]), _mm256_set1_epi16(1)));
+    DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+      const __m256 minimum = load_scales<group_layout(F).scale_bytes>(minima, column + 8 * j);
+      acc[i][j] = _mm256_fmadd_ps(sum, _mm256_mul_ps(minimum, a), acc[i][j]);
+    }
+  }
+}
+
 // R rows by 8 * NV columns of a panel, from `column` on. One accumulator per output, groups ascending; per
 // group and scale acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
 template <PackedFormat F, int R, int NV>
@@ -165,18 +179,7 @@ void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
         }
       }
     }
-    if constexpr (layout.minimum) {
-      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
-        const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
-        const __m256 a = _mm256_set1_ps(rows.scale[at]);
-        const __m256i pair = _mm256_set1_epi32(rows.sum[at]);
-        const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(pair, _mm256_set1_epi16(1)));
-        DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
-          const __m256 minimum = load_scales<layout.scale_bytes>(w + layout.minimum_offset(), column + 8 * j);
-          acc[i][j] = _mm256_fmadd_ps(sum, _mm256_mul_ps(minimum, a), acc[i][j]);
-        }
-      }
-    }
+    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset(), column, g, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) store(out, i, column + 8 * j, acc[i][j]);

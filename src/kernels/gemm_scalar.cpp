@@ -34,14 +34,13 @@ float load_float(const std::byte* at, int bytes) {
   return value;
 }
 
-// Code of (column, k) of a group.
-int load_code(const GroupLayout& layout, const std::byte* group, int column, int k) {
-  const int quad = k / 4;
-  if (layout.code_bits == 8) {
-    return std::to_integer<int>(group[(quad * kPanelColumns + column) * 4 + k % 4]) - layout.zero;
-  }
-  const int pair = std::to_integer<int>(group[(quad / 2 * kPanelColumns + column) * 4 + k % 4]);
-  return (quad % 2 == 0 ? pair & 15 : pair >> 4) - layout.zero;
+// Code `i` of quad `quad` of a column.
+int load_code(const GroupLayout& layout, const std::byte* group, int column, int quad, int i) {
+  const bool nibbles = layout.code_bits == 4;
+  const int row = nibbles ? quad / 2 : quad;
+  const int shift = nibbles ? quad % 2 * 4 : 0;
+  const int byte = std::to_integer<int>(group[(row * kPanelColumns + column) * 4 + i]);
+  return (byte >> shift & (nibbles ? 15 : 255)) - layout.zero;
 }
 
 void load_scales(const GroupLayout& layout, const std::byte* group, Group& out) {
@@ -58,9 +57,11 @@ void load_scales(const GroupLayout& layout, const std::byte* group, Group& out) 
 }
 
 void load_group(const GroupLayout& layout, const std::byte* group, Group& out) {
-  for (int column = 0; column < kPanelColumns; ++column) {
-    for (int k = 0; k < kGroup; ++k) {
-      out.codes[column][k] = static_cast<std::int16_t>(load_code(layout, group, column, k));
+  for (int quad = 0; quad < kGroup / 4; ++quad) {
+    for (int column = 0; column < kPanelColumns; ++column) {
+      for (int i = 0; i < 4; ++i) {
+        out.codes[column][4 * quad + i] = static_cast<std::int16_t>(load_code(layout, group, column, quad, i));
+      }
     }
   }
   load_scales(layout, group, out);
@@ -172,7 +173,7 @@ void embed_row(const PackedMatrix& w, int row, float* out) {
   for (int k = 0; k < w.k; ++k) {
     const std::byte* group = panel + static_cast<std::ptrdiff_t>(k / kGroup) * layout.bytes();
     if (k % kGroup == 0) load_scales(layout, group, scales);
-    const auto code = static_cast<float>(load_code(layout, group, column, k % kGroup));
+    const auto code = static_cast<float>(load_code(layout, group, column, k % kGroup / 4, k % 4));
     out[k] = std::fma(code, scales.scale[k % kGroup / kHalf][column], scales.minimum[column]);
   }
 }
