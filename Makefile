@@ -41,7 +41,7 @@ soak: build build/setup-test.stamp ## the long runs: one hash over every path, q
 	@scripts/soak
 
 tsan: build/setup-build.stamp ## run the threaded tests under TSan
-	@scripts/build tsan
+	@scripts/build tsan threaded_tests
 	@scripts/ctest tsan -L threads
 
 clang: build/setup-build.stamp build/setup-develop.stamp ## build everything with clang++

@@ -54,7 +54,11 @@ function(dalsegno_library name)
   endif()
 endfunction()
 
-# dalsegno_test(NAME SOURCES files... DEPENDS targets...): a GoogleTest program run by ctest, each case by itself.
+# The tests that start threads: TSan has nothing to say about the others.
+set(DALSEGNO_THREADED_TESTS base_test backend_test runtime_test)
+add_custom_target(threaded_tests)
+
+# dalsegno_test(NAME SOURCES files... DEPENDS targets...): a GoogleTest program run by ctest.
 # Tests find the reference data through the macro DALSEGNO_GOLDEN.
 function(dalsegno_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
@@ -64,4 +68,8 @@ function(dalsegno_test name)
                              DALSEGNO_SOURCE="${CMAKE_SOURCE_DIR}")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT 900)
+  if(name IN_LIST DALSEGNO_THREADED_TESTS)
+    set_tests_properties(${name} PROPERTIES LABELS threads)
+    add_dependencies(threaded_tests ${name})
+  endif()
 endfunction()
