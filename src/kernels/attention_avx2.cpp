@@ -24,18 +24,18 @@ alignas(64) constexpr std::byte kZeroBlock[kBlockTokens * kMaxHeadDim * sizeof(f
 // y is f32 in both: the rows' values were widened once.
 struct Bf16 {
   static constexpr int kPerStep = 2;
-  struct Loaded {
+  struct Pair {
     __m256 even;
     __m256 odd;
   };
-  static Loaded load(const std::byte* x) {
+  static Pair load(const std::byte* x) {
     const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
     return {floats(_mm256_slli_epi32(pairs, 16)),
             floats(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000U))))};
   }
-  static __m256 step(const Loaded& x, const float* y, __m256 acc) {
-    const __m256 odd = _mm256_fmadd_ps(x.odd, _mm256_broadcast_ss(y + 1), acc);
-    return _mm256_fmadd_ps(x.even, _mm256_broadcast_ss(y), odd);
+  static Pair broadcast(const float* y) { return {_mm256_broadcast_ss(y), _mm256_broadcast_ss(y + 1)}; }
+  static __m256 step(const Pair& x, const Pair& y, __m256 acc) {
+    return _mm256_fmadd_ps(x.even, y.even, _mm256_fmadd_ps(x.odd, y.odd, acc));
   }
   static __m256 probability(__m256 p) { return floats(round_to_bf16(p)); }
   static void widen(const std::byte* q, int n, float* out) {
@@ -47,13 +47,9 @@ struct Bf16 {
 };
 struct F32 {
   static constexpr int kPerStep = 1;
-  struct Loaded {
-    __m256 value;
-  };
-  static Loaded load(const std::byte* x) { return {_mm256_loadu_ps(reinterpret_cast<const float*>(x))}; }
-  static __m256 step(const Loaded& x, const float* y, __m256 acc) {
-    return _mm256_fmadd_ps(x.value, _mm256_broadcast_ss(y), acc);
-  }
+  static __m256 load(const std::byte* x) { return _mm256_loadu_ps(reinterpret_cast<const float*>(x)); }
+  static __m256 broadcast(const float* y) { return _mm256_broadcast_ss(y); }
+  static __m256 step(__m256 x, __m256 y, __m256 acc) { return _mm256_fmadd_ps(x, y, acc); }
   static __m256 probability(__m256 p) { return p; }
   static void widen(const std::byte* q, int n, float* out) {
     __builtin_memcpy(out, q, static_cast<std::size_t>(n) * sizeof(float));
@@ -89,11 +85,14 @@ template <class Format, int kRows, int kGroups>
 inline __attribute__((always_inline)) void chains(const std::byte* const* x, const std::byte* const* ahead, long stride,
                                                   const float* y, int steps, __m256 (&acc)[kRows][2 * kGroups]) {
   for (int t = 0; t < steps; t++) {
-    DALSEGNO_UNROLL for (int j = 0; j < 2 * kGroups; j++) {
-      const auto loaded = Format::load(x[j / 2] + t * stride + j % 2 * 32);
-      if (j % 2 == 0) _mm_prefetch(ahead[j / 2] + t * stride, _MM_HINT_T1);
+    DALSEGNO_UNROLL for (int j = 0; j < kGroups; j++) {
+      const auto low = Format::load(x[j] + t * stride);
+      const auto high = Format::load(x[j] + t * stride + kVector * 4);
+      _mm_prefetch(ahead[j] + t * stride, _MM_HINT_T1);
       DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-        acc[i][j] = Format::step(loaded, y + i * kMaxHeadDim + t * Format::kPerStep, acc[i][j]);
+        const auto value = Format::broadcast(y + i * kMaxHeadDim + t * Format::kPerStep);
+        acc[i][2 * j] = Format::step(low, value, acc[i][2 * j]);
+        acc[i][2 * j + 1] = Format::step(high, value, acc[i][2 * j + 1]);
       }
     }
   }

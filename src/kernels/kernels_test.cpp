@@ -1,0 +1,146 @@
+#include "kernels/kernels.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <optional>
+
+#include "kernels/self_check.hpp"
+
+namespace dalsegno {
+namespace {
+
+using testing::HasSubstr;
+
+// Sets DALSEGNO_CPU for one test.
+class Wanted {
+ public:
+  explicit Wanted(const char* level) {
+    if (const char* former = std::getenv("DALSEGNO_CPU"); former != nullptr) former_ = former;
+    setenv("DALSEGNO_CPU", level, 1);
+  }
+  ~Wanted() {
+    if (former_) {
+      setenv("DALSEGNO_CPU", former_->c_str(), 1);
+    } else {
+      unsetenv("DALSEGNO_CPU");
+    }
+  }
+  Wanted(const Wanted&) = delete;
+  Wanted& operator=(const Wanted&) = delete;
+
+ private:
+  std::optional<std::string> former_;
+};
+
+TEST(KernelLevels, ScalarIsAlwaysThereAndFirst) {
+  ASSERT_FALSE(available_kernels().empty());
+  EXPECT_STREQ(available_kernels().front()->name, "scalar");
+  EXPECT_TRUE(kernel_warnings().empty()) << kernel_warnings().front();
+}
+
+TEST(KernelLevels, TheHighestIsChosenUnlessOneIsNamed) {
+  {
+    const Wanted none("");
+    EXPECT_EQ(chosen_kernels().value(), available_kernels().back());
+  }
+  for (const Kernels* level : available_kernels()) {
+    const Wanted wanted(level->name);
+    EXPECT_EQ(chosen_kernels().value(), level);
+  }
+}
+
+TEST(KernelLevels, AnUnknownOrMissingLevelIsASentence) {
+  {
+    const Wanted wanted("sse9");
+    const auto chosen = chosen_kernels();
+    ASSERT_FALSE(chosen.ok());
+    EXPECT_EQ(chosen.error().code, ErrorCode::invalid_argument);
+    EXPECT_THAT(chosen.error().message, HasSubstr("choose one of: scalar"));
+  }
+#if defined(__x86_64__)
+  const Wanted wanted("neon");
+  const auto chosen = chosen_kernels();
+  ASSERT_FALSE(chosen.ok());
+  EXPECT_EQ(chosen.error().code, ErrorCode::invalid_argument);
+  EXPECT_THAT(chosen.error().message, HasSubstr("DALSEGNO_CPU=neon is not available"));
+#endif
+}
+
+// Wrong by one bit, somewhere: the check must name the function.
+const Kernels& true_level() {
+  return *available_kernels().front();
+}
+
+float spoil(float x) {
+  return std::nextafter(x, 1e30F);
+}
+
+struct Fault {
+  const char* function;
+  void (*spoil)(Kernels& kernels);
+};
+
+constexpr Fault kFaults[] = {
+    {"rms_norm",
+     [](Kernels& kernels) {
+       kernels.rms_norm = [](const float* x, const float* w, int n, float eps, float* out) {
+         true_level().rms_norm(x, w, n, eps, out);
+         out[n - 1] = spoil(out[n - 1]);
+       };
+     }},
+    {"silu_mul",
+     [](Kernels& kernels) {
+       kernels.silu_mul = [](const float* gate, const float* up, int n, float* out) {
+         true_level().silu_mul(gate, up, n, out);
+         out[0] = spoil(out[0]);
+       };
+     }},
+    {"gemm",
+     [](Kernels& kernels) {
+       kernels.gemm = [](const GemmArgs& args) {
+         true_level().gemm(args);
+         args.c[args.w->n - 1] = spoil(args.c[args.w->n - 1]);
+       };
+     }},
+    {"store_k",
+     [](Kernels& kernels) {
+       kernels.store_k = [](const float* k, int dim, KvFormat format, std::byte* part, int slot) {
+         const bool finite = true_level().store_k(k, dim, format, part, slot);
+         return finite || slot == 7;
+       };
+     }},
+    {"attend",
+     [](Kernels& kernels) {
+       kernels.merge = [](AttentionState& total, const AttentionState& part, int dim) {
+         true_level().merge(total, part, dim);
+         total.l = spoil(total.l);
+       };
+     }},
+};
+
+TEST(KernelLevels, TheSelfCheckNamesAFunctionThatIsWrongByOneBit) {
+  EXPECT_EQ(failed_check(true_level()), nullptr);
+  for (const Fault& fault : kFaults) {
+    Kernels faulty = true_level();
+    fault.spoil(faulty);
+    EXPECT_STREQ(failed_check(faulty), fault.function);
+  }
+}
+
+// A level without the flush would differ only here: the inputs must reach values that need it.
+TEST(KernelLevels, TheSelfCheckReachesTheFlush) {
+  Kernels faulty = true_level();
+  faulty.add = [](float* x, const float* y, int n) {
+    for (int i = 0; i < n; i++) {
+      const double sum = static_cast<double>(x[i]) + static_cast<double>(y[i]);
+      x[i] = std::fabs(sum) < 0x1p-126 ? 0x1p-126F : static_cast<float>(sum);
+    }
+  };
+  EXPECT_STREQ(failed_check(faulty), "add");
+}
+
+}  // namespace
+}  // namespace dalsegno
