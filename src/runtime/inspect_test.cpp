@@ -1,0 +1,139 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "dalsegno/diagnostics.hpp"
+#include "gguf/gguf_writer.hpp"
+#include "model/config.hpp"
+#include "model/registry.hpp"
+#include "tensor/kv_view.hpp"
+#include "tensor/packing.hpp"
+
+namespace dalsegno {
+namespace {
+
+using namespace testing;  // NOLINT(google-build-using-namespace)
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+Result<InspectReport> inspect_model(const TestGguf& model, KvFormat kv = KvFormat::bf16, int context = 0) {
+  const auto path =
+      std::filesystem::temp_directory_path() / ("dalsegno-inspect-" + std::to_string(::getpid()) + ".gguf");
+  std::ofstream(path, std::ios::binary) << model.bytes();
+  auto report = inspect(path.string(), kv, context);
+  std::filesystem::remove(path);
+  return report;
+}
+
+TEST(Inspect, SaysWhatAFileHolds) {
+  const auto report = inspect(DALSEGNO_GOLDEN "/tiny/llama-gqa.gguf", KvFormat::bf16, 0);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->gguf_version, 3);
+  EXPECT_EQ(report->architecture, "llama");
+  EXPECT_EQ(report->name, "tiny-llama-gqa");
+  EXPECT_TRUE(report->runnable);
+  EXPECT_EQ(report->layers, 2);
+  EXPECT_EQ(report->vocabulary, 264);
+  EXPECT_EQ(report->context, 2048);
+  EXPECT_EQ(report->at_context, 2048);
+  EXPECT_EQ(report->tokenizer_model, "gpt2");
+  EXPECT_EQ(report->tokenizer_pre, "smollm");
+  EXPECT_FALSE(report->has_template);
+  ASSERT_EQ(report->tensor_types.size(), 1U);
+  EXPECT_EQ(report->tensor_types[0].type, "F32");
+  EXPECT_EQ(report->tensor_types[0].count, 21);
+  // Embedding and output, then per layer q, k, v, output, three of the feed-forward and two norms; the last norm.
+  const std::uint64_t layer = 128 * 128 + 2 * 128 * 64 + 128 * 128 + 3 * 128 * 64 + 2 * 128;
+  EXPECT_EQ(report->parameters, 2 * 264 * 128 + 2 * layer + 128);
+  EXPECT_EQ(report->tensor_types[0].bytes, 4 * report->parameters);
+}
+
+TEST(Inspect, KeysAndValuesTakeWholeBlocks) {
+  const TestGguf model = tiny_model();  // 2 layers, 1 K/V head of 16
+  const auto bf16 = inspect_model(model, KvFormat::bf16, 33);
+  const auto f32 = inspect_model(model, KvFormat::f32, 33);
+  const auto longer = inspect_model(model, KvFormat::f32, 49);
+  ASSERT_TRUE(bf16.ok() && f32.ok() && longer.ok());
+  EXPECT_EQ(bf16->kv_bytes_per_token, 2U * 2 * 16 * 2);
+  EXPECT_EQ(f32->kv_bytes_per_token, 2U * 2 * 16 * 4);
+  EXPECT_EQ(f32->at_context, 33);
+  ModelConfig at_33;
+  at_33.hidden = 32, at_33.feed_forward = 64, at_33.heads = 2, at_33.kv_heads = 1, at_33.head_dim = 16;
+  at_33.layers = 2, at_33.vocabulary = 258, at_33.context = 33, at_33.rope_dims = 16, at_33.architecture = "llama";
+  EXPECT_EQ(f32->memory_at_context,
+            f32->packed_weight_bytes + 48 * f32->kv_bytes_per_token + work_bytes_estimate(at_33));
+  EXPECT_GT(longer->memory_at_context, f32->memory_at_context);
+}
+
+TEST(Inspect, WeightsAreCountedAsTheyLieInMemory) {
+  const auto report = inspect_model(tiny_model({.layers = 1}));
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  const auto packed = [](int n, int k) { return packed_bytes(packed_format(TensorType::q8_0), n, k); };
+  const std::uint64_t attention = packed(32, 32) + 2 * packed(16, 32) + packed(32, 32);
+  const std::uint64_t feed_forward = 2 * packed(64, 32) + packed(32, 64);
+  EXPECT_EQ(report->packed_weight_bytes, packed(258, 32) + attention + feed_forward + 3 * 32 * 4);
+}
+
+TEST(Inspect, AnUnknownArchitectureIsDescribed) {
+  TestGguf model = tiny_model();
+  model.set("general.architecture", text("mamba"));
+  model.set("mamba.block_count", u32(24));
+  model.set("mamba.embedding_length", text("wide"));
+  const auto report = inspect_model(model);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->architecture, "mamba");
+  EXPECT_FALSE(report->runnable);
+  EXPECT_EQ(report->layers, 24);
+  EXPECT_EQ(report->hidden, 0);
+  EXPECT_EQ(report->vocabulary, 258);
+  EXPECT_EQ(report->memory_at_context, 0U);
+  EXPECT_GT(report->parameters, 0U);
+}
+
+TEST(Inspect, WhatThisVersionCannotRunIsDescribedWithTheReason) {
+  TestGguf model = tiny_model();
+  model.set("llama.expert_count", u32(8));
+  const auto report = inspect_model(model);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_FALSE(report->runnable);
+  EXPECT_EQ(report->layers, 2);
+  EXPECT_THAT(report->unusual, Contains(HasSubstr("8 experts")));
+}
+
+TEST(Inspect, ADamagedModelIsAnError) {
+  TestGguf model = tiny_model();
+  model.remove_tensor("output_norm.weight");
+  const auto report = inspect_model(model);
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.error().code, ErrorCode::corrupt);
+}
+
+TEST(Inspect, AnUnknownSplitRuleIsUnusual) {
+  TestGguf model = tiny_model();
+  model.set("tokenizer.ggml.pre", text("no-such-rule"));
+  const auto report = inspect_model(model);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->tokenizer_pre, "no-such-rule");
+  EXPECT_FALSE(report->unusual.empty());
+}
+
+TEST(Inspect, NamesAreFitForOneLine) {
+  TestGguf model = tiny_model();
+  model.set("general.name", text("two\nlines \xff"));
+  const auto report = inspect_model(model);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->name, "two\\x0alines \\xff");
+}
+
+TEST(Inspect, ImpossibleContexts) {
+  EXPECT_EQ(inspect_model(tiny_model(), KvFormat::bf16, -1).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(inspect_model(tiny_model(), KvFormat::bf16, 1 << 30).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(inspect("/no/such/model.gguf", KvFormat::bf16, 0).error().code, ErrorCode::not_found);
+}
+
+}  // namespace
+}  // namespace dalsegno
