@@ -8,20 +8,20 @@
 #include <vector>
 
 #include "dalsegno/result.hpp"
-#include "dalsegno/types.hpp"
 #include "dalsegno/tokenizer.hpp"
+#include "dalsegno/types.hpp"
 
 namespace dalsegno {
 
 // What a GGUF file says about its tokenizer, as plain data (text/ does not read files).
 // The views need to live only during Vocabulary::create.
 struct VocabularySpec {
-  std::string model;                       // tokenizer.ggml.model: "gpt2" or "llama"
-  std::optional<std::string> pre;          // tokenizer.ggml.pre
+  std::string model;               // tokenizer.ggml.model: "gpt2" or "llama"
+  std::optional<std::string> pre;  // tokenizer.ggml.pre
   std::vector<std::string_view> tokens;
-  std::vector<float> scores;               // empty if absent
-  std::vector<std::int64_t> types;         // empty if absent
-  std::vector<std::string_view> merges;    // empty if absent
+  std::vector<float> scores;                                    // empty if absent
+  std::vector<std::int64_t> types;                              // empty if absent
+  std::vector<std::string_view> merges;                         // empty if absent
   std::optional<std::int64_t> bos, eos, eot, unknown, padding;  // *_token_id
   std::optional<bool> add_bos, add_eos, add_space_prefix;
 };
@@ -37,8 +37,12 @@ class Vocabulary {
   // Bytes of one token ("" for control tokens). Requires: 0 <= id < size().
   [[nodiscard]] std::string_view bytes(TokenId id) const;
   [[nodiscard]] bool is_control(TokenId id) const;
-  [[nodiscard]] bool is_end_of_turn(TokenId id) const;  // eos, eot, and control tokens such as <|im_end|>, <end_of_turn>
+  // The file's eos and eot, and control tokens whose text ends a reply or a document in published
+  // models, such as <|im_end|>, <end_of_turn> and <|endoftext|>.
+  [[nodiscard]] bool is_end_of_turn(TokenId id) const;
   [[nodiscard]] int size() const;
+  // Whether encoding puts one space before the text, which decoding takes away again.
+  [[nodiscard]] bool adds_space_prefix() const;
   // The token's own text as in the file (control tokens too), for templates (bos_token, eos_token).
   [[nodiscard]] std::string_view token_text(TokenId id) const;
   // Peculiarities worth telling a user, one sentence each (missing byte tokens, ...).
@@ -51,11 +55,12 @@ class Vocabulary {
 };
 
 // Turns a stream of ids into text that is always whole UTF-8 characters: holds back at most
-// 3 bytes; ill-formed parts become U+FFFD.
+// 3 bytes; ill-formed parts become U+FFFD. All pieces joined are Vocabulary::decode of all ids.
+// Requires: the vocabulary outlives it.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Vocabulary& vocabulary) : vocabulary_(&vocabulary) {}
-  // New text, possibly empty.
+  // New text, possibly empty. Requires: 0 <= id < the vocabulary's size.
   std::string push(TokenId id);
   // What is left at the end.
   std::string finish();
@@ -63,14 +68,17 @@ class StreamDecoder {
  private:
   const Vocabulary* vocabulary_;
   std::string held_;
+  bool at_start_ = true;  // no token has given text yet
 };
 
 // A chat template (Jinja), compiled once. Const calls are thread-safe.
 class ChatTemplate {
  public:
-  static Result<std::unique_ptr<ChatTemplate>> create(std::string_view source, std::string_view bos_token, std::string_view eos_token);
+  // Errors: invalid_argument (a syntax error, with its line), unsupported (longer than 256 KB).
+  static Result<std::unique_ptr<ChatTemplate>> create(std::string_view source, std::string_view bos_token,
+                                                      std::string_view eos_token);
   ~ChatTemplate();
-  // context_json: an object; "messages" must be an array. "bos_token" and "eos_token" are added.
+  // context_json: an object; "messages" must be an array. "bos_token" and "eos_token" are added if absent.
   // Errors: invalid_argument (bad JSON, the template refuses), exhausted (fuel or output limit).
   Result<std::string> render(std::string_view context_json) const;
 

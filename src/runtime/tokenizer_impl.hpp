@@ -1,0 +1,20 @@
+#pragma once
+
+#include <memory>
+
+#include "dalsegno/tokenizer.hpp"
+#include "text/vocabulary.hpp"
+
+namespace dalsegno {
+
+class GgufFile;
+
+struct Tokenizer::Impl {
+  std::unique_ptr<Vocabulary> vocabulary;
+  std::unique_ptr<ChatTemplate> chat_template;  // null if the file has none
+};
+
+// Errors: corrupt, unsupported (an unknown tokenizer or pre-tokenizer rule); each names the file.
+Result<Tokenizer> tokenizer_of(const GgufFile& file);
+
+}  // namespace dalsegno
