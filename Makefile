@@ -54,4 +54,4 @@ tidy: build/setup-build.stamp build/setup-develop.stamp ## run clang-tidy
 	@scripts/tidy
 
 clean: ## remove everything that was built
-	rm -rf build
+	rm -rf build bridge/target
