@@ -60,8 +60,8 @@ struct SamplingOptions {
 struct GenerateOptions {
   // affects behaviour
   int max_tokens = 512;
-  SamplingOptions sampling;
-  std::vector<std::string> stop;  // the reply ends before the first of these texts
+  SamplingOptions sampling{};
+  std::vector<std::string> stop{};  // the reply ends before the first of these texts
   bool reuse = true;              // false: neither read from nor added to the cache
   // affects performance
   int chunk = 512;  // most prompt tokens per step
