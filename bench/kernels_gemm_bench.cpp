@@ -84,9 +84,9 @@ class Problem {
   void fill(std::mt19937& random) {
     const bool half = matrix_.format <= PackedFormat::w4_min || matrix_.format == PackedFormat::f16;
     const std::size_t group =
-        is_float(matrix_.format) ? 1 : static_cast<std::size_t>(group_layout(matrix_.format).bytes());
+        is_float(matrix_.format) ? 1 : static_cast<std::size_t>(group_layout(matrix_.format).bytes);
     const std::size_t scales =
-        is_float(matrix_.format) ? 0 : static_cast<std::size_t>(group_layout(matrix_.format).scale_offset());
+        is_float(matrix_.format) ? 0 : static_cast<std::size_t>(group_layout(matrix_.format).scale_offset);
     const std::uint32_t mask = half ? 0x83ff83ffU : matrix_.format == PackedFormat::bf16 ? 0x807f807fU : 0x807fffffU;
     const std::uint32_t exponent = half                                   ? 0x18001800U
                                    : matrix_.format == PackedFormat::bf16 ? 0x3f003f00U

@@ -163,14 +163,14 @@ void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
   }
-  for (int g = 0; g < groups; ++g, w += layout.bytes()) {
-    if constexpr (R <= 2) prefetch(w + kAhead, layout.bytes());
+  for (int g = 0; g < groups; ++g, w += layout.bytes) {
+    if constexpr (R <= 2) prefetch(w + kAhead, layout.bytes);
     const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
       group.start(rows, groups, g, h);
       group.dot(w + 4 * column, codes, rows.k, h);
-      const std::byte* scales = w + layout.scale_offset() + h * kPanelColumns * layout.scale_bytes;
+      const std::byte* scales = w + layout.scale_offset + h * kPanelColumns * layout.scale_bytes;
       DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
         const __m256 a = _mm256_set1_ps(rows.scale[static_cast<std::ptrdiff_t>(i) * groups + g]);
         DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
@@ -179,7 +179,7 @@ void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
         }
       }
     }
-    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset(), column, g, acc);
+    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset, column, g, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) store(out, i, column + 8 * j, acc[i][j]);

@@ -64,7 +64,7 @@ void store(const Target& out, int row, int j, __m512 result) {
   _mm512_mask_storeu_ps(c, mask, result);
 }
 
-// The int32 sums of R rows over the quads [4 * Quads of half h] of one group, from -zero * sum on.
+// The int32 sums of R rows by a panel over the part of one group that shares a scale.
 template <PackedFormat F, int R>
 struct Group {
   static constexpr GroupLayout kLayout = group_layout(F);
@@ -72,7 +72,8 @@ struct Group {
 
   __m512i sums[R][2];
 
-  // h: which scale's part of the group. The pair of half sums is weighed by vpmaddwd in one step.
+  // -zero * (sum of activations). h: which scale's part of the group. The pair of half sums is weighed by
+  // vpmaddwd in one step.
   void start(const Rows& rows, int groups, int g, int h) {
     constexpr int zero = -kLayout.zero & 0xffff;
     const __m512i weights = _mm512_set1_epi32(kLayout.scales == 1 ? zero << 16 | zero : h == 0 ? zero : zero << 16);
@@ -130,8 +131,8 @@ void tile(const Rows& rows, const std::byte* w, const Target& out) {
   const int groups = rows.k / kGroup;
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-  for (int g = 0; g < groups; ++g, w += layout.bytes()) {
-    if constexpr (R <= (layout.code_bits == 4 ? kPrefetchRows4 : kPrefetchRows8)) prefetch(w + kAhead, layout.bytes());
+  for (int g = 0; g < groups; ++g, w += layout.bytes) {
+    if constexpr (R <= (layout.code_bits == 4 ? kPrefetchRows4 : kPrefetchRows8)) prefetch(w + kAhead, layout.bytes);
     const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
@@ -139,7 +140,7 @@ void tile(const Rows& rows, const std::byte* w, const Target& out) {
       group.dot(w, codes, rows.k, h);
       __m512 scale[2];
       DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
-        scale[j] = load_scales(w + layout.scale_offset() + (2 * h + j) * 16 * layout.scale_bytes, layout.scale_bytes);
+        scale[j] = load_scales(w + layout.scale_offset + (2 * h + j) * 16 * layout.scale_bytes, layout.scale_bytes);
       }
       DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
         const __m512 a = _mm512_set1_ps(rows.scale[static_cast<std::ptrdiff_t>(i) * groups + g]);
@@ -148,7 +149,7 @@ void tile(const Rows& rows, const std::byte* w, const Target& out) {
         }
       }
     }
-    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset(), g, acc);
+    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset, g, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) store(out, i, j, acc[i][j]);

@@ -48,10 +48,10 @@ void load_scales(const GroupLayout& layout, const std::byte* group, Group& out) 
     for (int half = 0; half < 2; ++half) {
       const int entry = (layout.scales == 2 ? half * kPanelColumns : 0) + column;
       out.scale[half][column] =
-          load_float(group + layout.scale_offset() + entry * layout.scale_bytes, layout.scale_bytes);
+          load_float(group + layout.scale_offset + entry * layout.scale_bytes, layout.scale_bytes);
     }
     out.minimum[column] =
-        layout.minimum ? load_float(group + layout.minimum_offset() + column * layout.scale_bytes, layout.scale_bytes)
+        layout.minimum ? load_float(group + layout.minimum_offset + column * layout.scale_bytes, layout.scale_bytes)
                        : 0;
   }
 }
@@ -112,7 +112,7 @@ void quantised_rows(const GemmArgs& args, int panel, int row, int rows) {
   float acc[kRowBlock][kPanelColumns] = {};
   Group w;
   for (int g = 0; g < groups; ++g) {
-    load_group(layout, args.w->panel(panel) + static_cast<std::ptrdiff_t>(g) * layout.bytes(), w);
+    load_group(layout, args.w->panel(panel) + static_cast<std::ptrdiff_t>(g) * layout.bytes, w);
     for (int r = 0; r < rows; ++r) {
       const std::size_t at =
           static_cast<std::size_t>(row + r) * static_cast<std::size_t>(groups) + static_cast<std::size_t>(g);
@@ -171,7 +171,7 @@ void embed_row(const PackedMatrix& w, int row, float* out) {
   const GroupLayout layout = group_layout(w.format);
   Group scales;
   for (int k = 0; k < w.k; ++k) {
-    const std::byte* group = panel + static_cast<std::ptrdiff_t>(k / kGroup) * layout.bytes();
+    const std::byte* group = panel + static_cast<std::ptrdiff_t>(k / kGroup) * layout.bytes;
     if (k % kGroup == 0) load_scales(layout, group, scales);
     const auto code = static_cast<float>(load_code(layout, group, column, k % kGroup / 4, k % 4));
     out[k] = std::fma(code, scales.scale[k % kGroup / kHalf][column], scales.minimum[column]);

@@ -31,7 +31,7 @@ struct Level {
 
 std::vector<Level> accelerated_levels() {
   std::vector<Level> levels;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     levels.push_back({"avx2", avx2::gemm});
   }
   if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
@@ -156,8 +156,7 @@ class Weights {
     minimum.resize(codes.size() / 16);
     for (int column = 0; column < matrix.n; ++column) {
       for (int g = 0; g < matrix.k / 32; ++g) {
-        std::byte* group =
-            bytes_.data + static_cast<std::size_t>(column / 32) * matrix.panel_bytes + g * layout.bytes();
+        std::byte* group = bytes_.data + static_cast<std::size_t>(column / 32) * matrix.panel_bytes + g * layout.bytes;
         const int lane = column % 32;
         for (int i = 0; i < 32; ++i) {  // the first two columns hold the largest and the smallest codes
           const int stored = column == 0 ? top : column == 1 ? 0 : below(top + 1);
@@ -165,9 +164,9 @@ class Weights {
           codes[at(column, g * 32 + i)] = stored - layout.zero;
         }
         const std::size_t entry = at(column, g * 32) / 16;
-        scale[entry] = scale[entry + 1] = put_scale(group, layout.scale_offset(), lane);
-        if (layout.scales == 2) scale[entry + 1] = put_scale(group, layout.scale_offset() + 128, lane);
-        if (layout.minimum) minimum[entry] = put_scale(group, layout.minimum_offset(), lane);
+        scale[entry] = scale[entry + 1] = put_scale(group, layout.scale_offset, lane);
+        if (layout.scales == 2) scale[entry + 1] = put_scale(group, layout.scale_offset + 128, lane);
+        if (layout.minimum) minimum[entry] = put_scale(group, layout.minimum_offset, lane);
       }
     }
   }

@@ -35,9 +35,9 @@ void store_scales(const GroupCodes& group, int column, std::byte* out) {
   const auto put = [&](int offset, std::uint32_t bits) {
     std::memcpy(out + offset + L.scale_bytes * column, &bits, static_cast<std::size_t>(L.scale_bytes));
   };
-  put(L.scale_offset(), group.scale[0]);
-  if constexpr (L.scales == 2) put(L.scale_offset() + kPanelColumns * L.scale_bytes, group.scale[1]);
-  if constexpr (L.minimum) put(L.minimum_offset(), group.minimum);
+  put(L.scale_offset, group.scale[0]);
+  if constexpr (L.scales == 2) put(L.scale_offset + kPanelColumns * L.scale_bytes, group.scale[1]);
+  if constexpr (L.minimum) put(L.minimum_offset, group.minimum);
 }
 
 // Columns inside groups: 32 rows are read side by side, and the group being written stays in L1.
@@ -47,7 +47,7 @@ bool pack_quantised(const std::byte* source, int columns, int k, std::byte* out)
   constexpr int groups_per_block = Block::kElements / kGroup;
   const std::size_t row_bytes = static_cast<std::size_t>(k / Block::kElements) * Block::kBytes;
   bool finite = true;
-  for (int g = 0; g < k / kGroup; ++g, out += layout.bytes()) {
+  for (int g = 0; g < k / kGroup; ++g, out += layout.bytes) {
     const std::byte* block = source + static_cast<std::size_t>(g / groups_per_block) * Block::kBytes;
     for (int column = 0; column < columns; ++column, block += row_bytes) {
       GroupCodes group;
@@ -131,7 +131,7 @@ PackedFormat packed_format(TensorType type) {
 }
 
 std::size_t packed_panel_bytes(PackedFormat format, int k) {
-  if (!is_float(format)) return group_count(k) * static_cast<std::size_t>(group_layout(format).bytes());
+  if (!is_float(format)) return group_count(k) * static_cast<std::size_t>(group_layout(format).bytes);
   return static_cast<std::size_t>(k) * kPanelColumns * (format == PackedFormat::f32 ? 4 : 2);
 }
 

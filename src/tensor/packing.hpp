@@ -21,27 +21,35 @@ struct GroupLayout {
   int scale_bytes;  // of one scale or minimum: 2 (f16) or 4 (f32)
   int scales;       // per column
   bool minimum;
-
-  [[nodiscard]] constexpr int scale_offset() const { return kPanelColumns * kGroup * code_bits / 8; }
-  [[nodiscard]] constexpr int minimum_offset() const { return scale_offset() + kPanelColumns * scale_bytes * scales; }
-  [[nodiscard]] constexpr int bytes() const { return minimum_offset() + (minimum ? kPanelColumns * scale_bytes : 0); }
+  // In bytes, from the group's start. Plain numbers, so that kernel files call no shared inline function.
+  int scale_offset;
+  int minimum_offset;
+  int bytes;
 };
+
+[[nodiscard]] constexpr GroupLayout make_group_layout(int code_bits, int zero, int scale_bytes, int scales,
+                                                      bool minimum) {
+  const int scale_offset = kPanelColumns * kGroup * code_bits / 8;
+  const int minimum_offset = scale_offset + kPanelColumns * scale_bytes * scales;
+  const int bytes = minimum_offset + (minimum ? kPanelColumns * scale_bytes : 0);
+  return {code_bits, zero, scale_bytes, scales, minimum, scale_offset, minimum_offset, bytes};
+}
 
 // Requires: !is_float(format).
 [[nodiscard]] constexpr GroupLayout group_layout(PackedFormat format) {
   switch (format) {
     case PackedFormat::w8:
-      return {8, 128, 2, 1, false};
+      return make_group_layout(8, 128, 2, 1, false);
     case PackedFormat::w4:
-      return {4, 8, 2, 1, false};
+      return make_group_layout(4, 8, 2, 1, false);
     case PackedFormat::w4_min:
-      return {4, 0, 2, 1, true};
+      return make_group_layout(4, 0, 2, 1, true);
     case PackedFormat::w4_min32:
-      return {4, 0, 4, 1, true};
+      return make_group_layout(4, 0, 4, 1, true);
     case PackedFormat::w8_min32:
-      return {8, 0, 4, 1, true};  // codes 0..31
+      return make_group_layout(8, 0, 4, 1, true);  // codes 0..31
     default:
-      return {8, 32, 4, 2, false};  // w8_half, codes -32..31
+      return make_group_layout(8, 32, 4, 2, false);  // w8_half, codes -32..31
   }
 }
 
