@@ -413,6 +413,8 @@ std::string KvCache::Impl::check_references() const {
   for (const BlockTable::State* table : tables) {
     for (const PageId page : table->pages) ++by_tables[static_cast<std::size_t>(page)];
   }
+  const auto shared = std::ranges::count_if(tables, [](const auto* table) { return table->tree != nullptr; });
+  if (static_cast<std::uint64_t>(shared) != index.tables()) return "a namespace counts its tables wrong";
   for (std::uint32_t at = 0; at < pool->limit(); ++at) {
     const IndexNode* node = index.node_of(PageId{at});
     const std::uint32_t expected = by_tables[at] + (node == nullptr ? 0 : 1);

@@ -304,6 +304,12 @@ void PrefixIndex::forget_ghosts() {
   while (!ghosts_.empty()) forget_oldest_ghost();
 }
 
+std::uint64_t PrefixIndex::tables() const {
+  std::uint64_t tables = 0;
+  for (const auto& [name_space, tree] : trees_) tables += tree.tables;
+  return tables;
+}
+
 std::uint64_t PrefixIndex::bytes() const {
   std::uint64_t bytes = tree_bytes_ + chunks_.size() * sizeof(Chunk) + node_of_page_.size() * sizeof(void*);
   for (const auto& [name_space, tree] : trees_) bytes += tree.reservation.bytes();

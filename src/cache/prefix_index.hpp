@@ -117,6 +117,7 @@ class PrefixIndex {
   [[nodiscard]] std::uint64_t live() const { return live_; }
   [[nodiscard]] std::uint64_t ghosts() const { return ghosts_.size(); }
   [[nodiscard]] std::size_t trees() const { return trees_.size(); }
+  [[nodiscard]] std::uint64_t tables() const;  // of all namespaces
   [[nodiscard]] std::uint64_t bytes() const;
   // Block comparisons made so far, by all lookups and insertions.
   [[nodiscard]] std::uint64_t comparisons() const { return comparisons_; }
