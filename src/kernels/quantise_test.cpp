@@ -115,6 +115,21 @@ TEST_F(Quantise, ValuesHalfwayRoundToEven) {
   expect_rule_on_every_level(x);
 }
 
+// At and beside the halves of the scale, where a product with 1 / scale would round another way.
+TEST_F(Quantise, ValuesBesideAHalfAreDivided) {
+  for (int round = 0; round < 300; ++round) {
+    std::vector<float> x = normal(32, 1.0F);
+    const float largest = 4.0F + std::fabs(x[0]);
+    const float scale = largest / 127.0F;
+    for (std::size_t i = 1; i < 31; ++i) {
+      const float half = (static_cast<float>(i + 31 * static_cast<std::size_t>(round % 4)) + 0.5F) * scale;
+      x[i] = i % 3 == 0 ? half : std::nextafter(half, i % 3 == 1 ? 0.0F : 1e9F);
+    }
+    x[31] = largest;
+    expect_rule_on_every_level(x);
+  }
+}
+
 TEST_F(Quantise, ScalesAtTheSmallestNormalAreKeptAndBelowItAreZero) {
   const float edge = 0x1p-126F * 127.0F;
   for (const float largest : {edge, std::nextafter(edge, 0.0F), std::nextafter(edge, 1.0F), 0x1p-126F, 0x1p-149F}) {
