@@ -14,6 +14,7 @@
 #include "base/float_state.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/self_check.hpp"
 
 namespace dalsegno {
 namespace {
@@ -305,7 +306,7 @@ int first_difference(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 const Kernels& scalar_level() {
-  return *available_kernels().front();
+  return *runnable_kernels().front();
 }
 
 class Attention : public testing::TestWithParam<KvFormat> {
@@ -341,7 +342,7 @@ TEST_P(Attention, EveryLevelAgreesAtEveryLength) {
       const auto q = sequence.queries(3);
       const std::vector<Row> rows(3, Row{0, n});
       const auto expected = attend(scalar_level(), sequence, q, rows);
-      for (const Kernels* level : available_kernels()) {
+      for (const Kernels* level : runnable_kernels()) {
         ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows)), -1)
             << level->name << " " << data.name << " " << n;
       }
@@ -359,7 +360,7 @@ TEST_P(Attention, EveryLevelAgreesAtEveryHeadSizeAndNumberOfRows) {
       std::vector<Row> rows;
       for (int i = 0; i < count; i++) rows.push_back({i % 4 == 3 ? 40 + i : 0, 150 - count + i});
       const auto expected = attend(scalar_level(), sequence, q, rows);
-      for (const Kernels* level : available_kernels()) {
+      for (const Kernels* level : runnable_kernels()) {
         ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows)), -1)
             << level->name << " " << dim << " " << count;
       }
@@ -383,7 +384,7 @@ TEST_P(Attention, ResultsDoNotDependOnTheOtherRows) {
       alone.insert(alone.end(), row.begin(), row.end());
     }
     sequence.write_to(400);
-    for (const Kernels* level : available_kernels()) {
+    for (const Kernels* level : runnable_kernels()) {
       for (int per_call : {1, 2, 3, 5, 7, 16, 17}) {
         ASSERT_EQ(first_difference(alone, attend(*level, sequence, q, rows, per_call)), -1) << level->name << per_call;
       }
@@ -398,7 +399,7 @@ TEST_P(Attention, HiddenValuesChangeNoBit) {
     sequence.write_to(275);
     const auto q = sequence.queries(4);
     const std::vector<Row> rows = {{0, 275}, {0, 270}, {33, 200}, {0, 5}};
-    for (const Kernels* level : available_kernels()) {
+    for (const Kernels* level : runnable_kernels()) {
       sequence.fill_junk(3);
       const auto expected = attend(*level, sequence, q, rows);
       for (unsigned seed = 4; seed < 12; seed++) {
@@ -414,7 +415,7 @@ TEST_P(Attention, HiddenValuesChangeNoBit) {
 TEST_P(Attention, AZeroIsPositiveWhateverIsHidden) {
   Sequence sequence(GetParam(), 16, 16, kNormal);
   sequence.set(0, std::vector<float>(16, 0.0F), std::vector<float>(16, -0.0F));
-  for (const Kernels* level : available_kernels()) {
+  for (const Kernels* level : runnable_kernels()) {
     for (unsigned seed = 1; seed < 20; seed++) {
       sequence.fill_junk(seed);
       for (float x : attend(*level, sequence, std::vector<float>(16, 1.0F), {{0, 1}})) ASSERT_EQ(as_bits(x), 0U);
@@ -433,7 +434,7 @@ TEST_P(Attention, FlushIsDecidedAfterRounding) {
   sequence.set(3, k, std::vector<float>(16, 0.0F));
   std::vector<float> q(16, 0.0F);
   q[0] = 1.0F;
-  for (const Kernels* level : available_kernels()) {
+  for (const Kernels* level : runnable_kernels()) {
     const auto two = attend(*level, sequence, q, {{0, 2}});
     ASSERT_EQ(two[0], 0.0F) << "half of 2^-126 is flushed";
     alignas(64) float o[16];
@@ -470,7 +471,7 @@ TEST_P(Attention, BlocksBeyondThePageCountAreNotRead) {
   const Floats stored = aligned_floats(64);
   scalar::store_q(q.data(), 64, GetParam(), stored.get());
   const auto expected = attend(scalar_level(), sequence, q, {{0, 32}, {0, 20}});
-  for (const Kernels* level : available_kernels()) {
+  for (const Kernels* level : runnable_kernels()) {
     const Floats o = aligned_floats(64);
     AttentionState states[2] = {{0, 0, o.get()}, {0, 0, o.get() + 32}};
     AttentionArgs args{.format = GetParam(),
@@ -510,7 +511,7 @@ TEST_P(Attention, ARowOfNaNStaysNaNAndAlone) {
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), kInfinity}) {
     q[32] = bad;
     q[70] = bad;
-    for (const Kernels* level : available_kernels()) {
+    for (const Kernels* level : runnable_kernels()) {
       const auto out = attend(*level, sequence, q, rows);
       for (int d = 0; d < 32; d++) {
         EXPECT_EQ(as_bits(out[static_cast<std::size_t>(d)]), as_bits(clean[static_cast<std::size_t>(d)]));
@@ -525,7 +526,7 @@ TEST_P(Attention, IsCloseToAnExactSoftmax) {
     Sequence sequence(GetParam(), 64, 700, data);
     sequence.write_to(700);
     const auto q = sequence.queries(1);
-    const auto out = attend(*available_kernels().back(), sequence, q, {{0, 700}});
+    const auto out = attend(*runnable_kernels().back(), sequence, q, {{0, 700}});
     std::vector<double> score;
     for (int key = 0; key < 700; key++) {
       score.push_back(static_cast<double>(sequence.scale()) *

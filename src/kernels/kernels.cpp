@@ -1,6 +1,5 @@
 #include "kernels/kernels.hpp"
 
-#include <array>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
@@ -53,11 +52,6 @@ constexpr Kernels kScalar = {
   table.exp_sum = level::exp_sum;       \
   table.all_finite = level::all_finite
 
-struct Level {
-  const Kernels* kernels;
-  bool runs_here;
-};
-
 #if defined(__x86_64__)
 constexpr Kernels kAvx2 = [] {
   Kernels table = kScalar;
@@ -89,16 +83,16 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
-
-// Lowest first.
-std::array<Level, 3> all_levels() {
-  return {Level{&kScalar, true}, Level{&kAvx2, has_avx2()}, Level{&kAvx512, has_avx512()}};
-}
-#else
-std::array<Level, 1> all_levels() {
-  return {Level{&kScalar, true}};
-}
 #endif
+
+std::vector<const Kernels*> find_levels() {
+  std::vector<const Kernels*> levels = {&kScalar};
+#if defined(__x86_64__)
+  if (has_avx2()) levels.push_back(&kAvx2);
+  if (has_avx512()) levels.push_back(&kAvx512);
+#endif
+  return levels;
+}
 
 constexpr std::string_view kLevelNames[] = {"scalar", "avx2", "avx512", "neon"};
 
@@ -110,17 +104,16 @@ struct Levels {
 
 Levels check_levels() {
   Levels levels;
-  for (const Level& level : all_levels()) {
-    if (!level.runs_here) continue;
-    const char* failed = failed_check(*level.kernels);
+  for (const Kernels* level : runnable_kernels()) {
+    const char* failed = failed_check(*level);
     if (failed == nullptr) {
-      levels.available.push_back(level.kernels);
-    } else if (level.kernels == &kScalar) {
+      levels.available.push_back(level);
+    } else if (level == &kScalar) {
       levels.scalar_failed = failed;
       return levels;
     } else {
-      levels.warnings.push_back("the CPU level " + std::string(level.kernels->name) + " is not used: its function " +
-                                failed + " gives other bits than the scalar one on this machine");
+      levels.warnings.push_back("the CPU level " + std::string(level->name) + " is not used: its function " + failed +
+                                " gives other bits than the scalar one on this machine");
     }
   }
   return levels;
@@ -142,6 +135,11 @@ std::string available_names() {
 
 }  // namespace
 
+std::span<const Kernels* const> runnable_kernels() {
+  static const std::vector<const Kernels*> levels = find_levels();
+  return levels;
+}
+
 std::span<const Kernels* const> available_kernels() {
   return levels().available;
 }
@@ -161,14 +159,11 @@ Result<const Kernels*> chosen_kernels() {
   for (const Kernels* kernels : levels().available) {
     if (std::string_view(kernels->name) == wanted) return kernels;
   }
-  for (std::string_view known : kLevelNames) {
-    if (known != wanted) continue;
-    return Error{ErrorCode::invalid_argument,
-                 "DALSEGNO_CPU=" + std::string(known) +
-                     " is not available on this machine; choose one of: " + available_names()};
-  }
-  return Error{ErrorCode::invalid_argument,
-               "DALSEGNO_CPU names an unknown CPU level; choose one of: " + available_names()};
+  bool known = false;
+  for (std::string_view name : kLevelNames) known = known || name == wanted;
+  return Error{ErrorCode::invalid_argument, "DALSEGNO_CPU=" + std::string(wanted) +
+                                                (known ? " is not available on this machine" : " is no CPU level") +
+                                                "; choose one of: " + available_names()};
 }
 
 }  // namespace dalsegno

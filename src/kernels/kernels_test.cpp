@@ -36,7 +36,7 @@ class Wanted {
 };
 
 TEST(KernelLevels, ScalarIsAlwaysThereAndFirst) {
-  ASSERT_FALSE(available_kernels().empty());
+  ASSERT_EQ(available_kernels().size(), runnable_kernels().size());
   EXPECT_STREQ(available_kernels().front()->name, "scalar");
   EXPECT_TRUE(kernel_warnings().empty()) << kernel_warnings().front();
 }
@@ -58,7 +58,7 @@ TEST(KernelLevels, AnUnknownOrMissingLevelIsASentence) {
     const auto chosen = chosen_kernels();
     ASSERT_FALSE(chosen.ok());
     EXPECT_EQ(chosen.error().code, ErrorCode::invalid_argument);
-    EXPECT_THAT(chosen.error().message, HasSubstr("choose one of: scalar"));
+    EXPECT_THAT(chosen.error().message, HasSubstr("DALSEGNO_CPU=sse9 is no CPU level; choose one of: scalar"));
   }
 #if defined(__x86_64__)
   const Wanted wanted("neon");

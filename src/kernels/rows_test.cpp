@@ -9,6 +9,7 @@
 #include "base/float_state.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/self_check.hpp"
 
 namespace dalsegno {
 namespace {
@@ -96,7 +97,7 @@ testing::AssertionResult same(const std::vector<float>& expected, const std::vec
 }
 
 const Kernels& scalar_level() {
-  return *available_kernels().front();
+  return *runnable_kernels().front();
 }
 
 class Rows : public testing::Test {
@@ -115,7 +116,7 @@ class Rows : public testing::Test {
     std::vector<float> expected_x;
     std::vector<float> expected_out;
     float expected = 0;
-    for (const Kernels* level : available_kernels()) {
+    for (const Kernels* level : runnable_kernels()) {
       const int own = level == &scalar_level() ? 0 : shift;
       Span x(n, own);
       Span y(n, (own + 3) % 17);
@@ -203,7 +204,7 @@ TEST_F(Rows, ExpSumAgrees) {
 }
 
 TEST_F(Rows, AllFiniteSeesEveryPosition) {
-  for (const Kernels* level : available_kernels()) {
+  for (const Kernels* level : runnable_kernels()) {
     for (int n = 1; n <= 70; n++) {
       Span x(n, n % 17);
       for (int i = 0; i < n; i++) x.data()[i] = std::numeric_limits<float>::max();
@@ -227,7 +228,7 @@ TEST_F(Rows, KeysAndValuesLandInTheirSlots) {
       std::vector<float> rows;
       for (int i = 0; i < kBlockTokens * dim; i++)
         rows.push_back(source.value(i % 7 == 0 ? Values::tiny : Values::normal));
-      for (const Kernels* level : available_kernels()) {
+      for (const Kernels* level : runnable_kernels()) {
         std::vector<std::uint32_t> k(words + 1, 0xabcdabcd);
         std::vector<std::uint32_t> v(words + 1, 0xabcdabcd);
         for (int slot : {3, 0, 15, 1, 2, 4, 5, 6, 7, 8, 14, 13, 12, 11, 10, 9}) {
@@ -260,7 +261,7 @@ TEST_F(Rows, KeysAndValuesLandInTheirSlots) {
 
 // A value that only overflows when rounded counts as not finite, in its format.
 TEST_F(Rows, WhatIsNotFiniteIsStoredAsZeros) {
-  for (const Kernels* level : available_kernels()) {
+  for (const Kernels* level : runnable_kernels()) {
     for (auto store : {level->store_k, level->store_v}) {
       for (float bad : {kNaN, kInfinity, -kInfinity, 0x1.fffffep127F}) {
         for (KvFormat format : {KvFormat::bf16, KvFormat::f32}) {
@@ -305,7 +306,7 @@ TEST_F(Rows, ExpAgreesAndIsAccurate) {
       bits += bits < 0xb0000000 ? 64997 : 997;
     }
     scalar::exp_sum(x.data(), kCount, 0, expected.data());
-    for (const Kernels* level : available_kernels()) {
+    for (const Kernels* level : runnable_kernels()) {
       level->exp_sum(x.data(), kCount, 0, out.data());
       ASSERT_TRUE(same(expected, out)) << level->name;
     }
@@ -322,7 +323,7 @@ TEST_F(Rows, ExpAgreesAndIsAccurate) {
 }
 
 TEST_F(Rows, ExpIsExactWhereItMatters) {
-  for (const Kernels* level : available_kernels()) {
+  for (const Kernels* level : runnable_kernels()) {
     const float x[] = {0.0F, -0.0F, -1e-40F, -kInfinity, kNaN, -87.0F, std::nextafter(-87.0F, -88.0F)};
     float out[7];
     EXPECT_TRUE(std::isnan(level->exp_sum(x, 7, 0, out)));

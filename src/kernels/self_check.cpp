@@ -166,10 +166,11 @@ void check_embed_row(const Kernels& kernels, Digest& digest) {
 
 void check_rms_norm(const Kernels& kernels, Digest& digest) {
   Inputs inputs(4);
-  for (int low : {-3, -70}) {
-    auto x = inputs.values(77, low, low + 6);
-    const auto w = inputs.values(77, -3, 1);
-    kernels.rms_norm(x.data(), w.data(), 77, 1e-5F, x.data());
+  for (int n = 17; n < 49; n++) {
+    const int low = n % 8 == 0 ? -70 : -3;
+    auto x = inputs.values(n, low, low + 6);
+    const auto w = inputs.values(n, -3, 1);
+    kernels.rms_norm(x.data(), w.data(), n, 1e-5F, x.data());
     digest.add(x);
   }
 }
@@ -253,7 +254,7 @@ void check_store_v(const Kernels& kernels, Digest& digest) {
 
 constexpr int kDim = 48;
 constexpr int kKeys = 260;  // a chunk and a little of the next
-constexpr int kQueries = 5;
+constexpr int kQueries = 6;
 constexpr int kBlocks = (kKeys + kBlockTokens - 1) / kBlockTokens;
 
 // K and V of kKeys tokens in pages of one part each.
@@ -288,8 +289,8 @@ void attend_all(const Kernels& kernels, KvFormat format, Digest& digest) {
   const auto q = inputs.values(kQueries * kDim, -2, 2);
   std::vector<float> stored(q.size());
   kernels.store_q(q.data(), kQueries * kDim, format, stored.data());
-  const std::int32_t begin[kQueries] = {0, 0, 100, 0, 250};
-  const std::int32_t end[kQueries] = {1, 37, 170, 255, kKeys};
+  const std::int32_t begin[kQueries] = {0, 0, 100, 0, 0, 250};
+  const std::int32_t end[kQueries] = {1, 101, 170, 258, kKeys, kKeys};
   alignas(64) float o[2][kQueries][kDim];
   AttentionState states[2][kQueries];
   for (int chunk = 0; chunk < 2; chunk++) {
@@ -310,9 +311,13 @@ void attend_all(const Kernels& kernels, KvFormat format, Digest& digest) {
                     .out = states[chunk]});
   }
   for (int i = 0; i < kQueries; i++) {
+    const AttentionState& total = states[0][i];
+    digest.add(&total.l, 1);
     kernels.merge(states[0][i], states[1][i], kDim);
+    digest.add(&total.m, 1);
+    digest.add(&total.l, 1);
     float out[kDim];
-    kernels.finish(states[0][i], kDim, out);
+    kernels.finish(total, kDim, out);
     digest.add(out, kDim);
   }
 }
@@ -352,11 +357,11 @@ struct Check {
 
 constexpr Check kChecks[] = {
     {"quantise", check_quantise, 0x0a7b30a2693c8dd9},   {"gemm", check_gemm, 0x6f993beed67c7f18},
-    {"embed_row", check_embed_row, 0xe3321708d4894cfc}, {"rms_norm", check_rms_norm, 0x6e99b9f103050fd5},
+    {"embed_row", check_embed_row, 0xe3321708d4894cfc}, {"rms_norm", check_rms_norm, 0xb5aaeddf34607622},
     {"scale", check_scale, 0x5e8e233626919702},         {"add", check_add, 0xbdcc1dd4955ebded},
     {"silu_mul", check_silu_mul, 0xd16343cd35a839e6},   {"rope", check_rope, 0xdf405df4df06f51d},
     {"store_q", check_store_q, 0xff3f433df7225378},     {"store_k", check_store_k, 0x5a6cbf747ce5184e},
-    {"store_v", check_store_v, 0xd8e807d451fcc9cb},     {"attend", check_attend, 0x1d8b2063767c00b3},
+    {"store_v", check_store_v, 0xd8e807d451fcc9cb},     {"attend", check_attend, 0x0e16318b3b971e1d},
     {"exp_sum", check_exp_sum, 0x516bfe5da3833df8},     {"all_finite", check_all_finite, 0x02873216da1a2d04},
 };
 
