@@ -48,7 +48,7 @@ TEST(MemoryBudget, AReservationMovesAndIsReleasedOnce) {
   ASSERT_TRUE(first.ok() && second.ok());
   Reservation moved = std::move(first).value();
   EXPECT_EQ(moved.bytes(), 40U);
-  EXPECT_EQ(first.value().bytes(), 0U);
+  EXPECT_EQ(first.value().bytes(), 0U);  // NOLINT(bugprone-use-after-move): that it is empty is promised
   moved = std::move(second).value();
   EXPECT_EQ(budget.used(), 50U) << "what it held before is given back";
   EXPECT_EQ(budget.used(MemoryKind::kv), 0U);

@@ -50,6 +50,8 @@ class BlockPool {
   [[nodiscard]] std::byte* address(PageId page) const;
   [[nodiscard]] std::uint32_t used() const { return used_; }
   [[nodiscard]] std::uint32_t limit() const { return limit_; }
+  // No page from this id on was ever lent.
+  [[nodiscard]] std::uint32_t ids_end() const { return static_cast<std::uint32_t>(references_.size()); }
   // How many more allocate() could lend at this moment.
   [[nodiscard]] std::uint64_t available() const;
   // Gives every empty extent back to the system and the budget.
@@ -91,8 +93,8 @@ class BlockPool {
   const Reservation bookkeeping_;
   const std::unique_ptr<std::byte, Unmap> base_;
   // engine thread only
-  std::vector<std::uint32_t> references_;  // [limit]
-  std::vector<std::uint32_t> next_;        // [limit]: next free page of the same extent
+  std::vector<std::uint32_t> references_;  // [ids_end], with room for limit
+  std::vector<std::uint32_t> next_;        // the same; next free page of the same extent
   std::vector<Extent> extents_;
   std::uint32_t used_ = 0;
   std::uint32_t committed_ = 0;

@@ -89,8 +89,8 @@ TEST_F(BlockPoolTest, APageIsFreeOnlyWhenItsLastReferenceGoes) {
 
 TEST_F(BlockPoolTest, GivesBackAnEmptyExtentWhenAnotherIsEmptyToo) {
   make(1000);
-  std::vector<PageId> pages;
-  for (int i = 0; i < 200; ++i) pages.push_back(take());
+  std::vector<PageId> pages(200);
+  for (PageId& page : pages) page = take();
   for (const PageId page : pages) std::memset(pool_->address(page), 0x77, kPage);
   const std::uint64_t most = budget_->used(MemoryKind::kv);
   for (const PageId page : pages) drop(page);
@@ -105,8 +105,8 @@ TEST_F(BlockPoolTest, GivesBackAnEmptyExtentWhenAnotherIsEmptyToo) {
 
 TEST_F(BlockPoolTest, KeepsAnExtentOfWhichOnePageIsLent) {
   make(1000);
-  std::vector<PageId> pages;
-  for (int i = 0; i < 200; ++i) pages.push_back(take());
+  std::vector<PageId> pages(200);
+  for (PageId& page : pages) page = take();
   std::memset(pool_->address(pages[100]), 0x5A, kPage);
   for (std::size_t i = 0; i < pages.size(); ++i) {
     if (i != 100) drop(pages[i]);

@@ -409,13 +409,13 @@ std::string KvCache::Impl::check_table(const BlockTable::State& table) const {
 }
 
 std::string KvCache::Impl::check_references() const {
-  std::vector<std::uint32_t> by_tables(pool->limit());
+  std::vector<std::uint32_t> by_tables(pool->ids_end());
   for (const BlockTable::State* table : tables) {
     for (const PageId page : table->pages) ++by_tables[static_cast<std::size_t>(page)];
   }
   const auto shared = std::ranges::count_if(tables, [](const auto* table) { return table->tree != nullptr; });
   if (static_cast<std::uint64_t>(shared) != index.tables()) return "a namespace counts its tables wrong";
-  for (std::uint32_t at = 0; at < pool->limit(); ++at) {
+  for (std::uint32_t at = 0; at < pool->ids_end(); ++at) {
     const IndexNode* node = index.node_of(PageId{at});
     const std::uint32_t expected = by_tables[at] + (node == nullptr ? 0 : 1);
     if (pool->references(PageId{at}) != expected) {

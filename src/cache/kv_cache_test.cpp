@@ -92,7 +92,7 @@ TEST_F(KvCacheTest, AFullBlockIsVisibleWhileItsSequenceStillRuns) {
 TEST_F(KvCacheTest, AFailedSequencePublishesNothingMore) {
   BlockTable failed = running(counting(0, 40));
   cache_->discard(std::move(failed));
-  EXPECT_FALSE(failed.is_open());
+  EXPECT_FALSE(failed.is_open());  // NOLINT(bugprone-use-after-move): that it is empty is promised
   EXPECT_EQ(open(counting(0, 40)).reused, 32);
   { const BlockTable dropped = running(counting(0, 45)); }
   EXPECT_EQ(open(counting(0, 45)).reused, 32);

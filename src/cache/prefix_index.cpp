@@ -45,8 +45,8 @@ PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, Memo
     : max_nodes_(std::uint64_t{max_pages} + max_ghosts),
       max_ghosts_(max_ghosts),
       budget_(budget),
-      reserved_(std::move(reserved)),
-      node_of_page_(max_pages) {
+      reserved_(std::move(reserved)) {
+  node_of_page_.reserve(max_pages);
   chunks_.reserve(max_nodes_ / kChunk + 1);
 }
 
@@ -197,7 +197,9 @@ PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const Tok
   node.last_use = ++clock_;
   ++live_;
   ++held_;
-  node_of_page_[static_cast<std::size_t>(page)] = &node;
+  const auto at = static_cast<std::size_t>(page);
+  node_of_page_.resize(std::max(node_of_page_.size(), at + 1));
+  node_of_page_[at] = &node;
   parent.children.insert_before(after, node);
   update_evictable(parent);
   inserted.node = &node;

@@ -102,7 +102,10 @@ class PrefixIndex {
   Inserted insert(IndexNode& parent, std::span<const TokenId> tokens, PageId page);
 
   // The node that a page belongs to, or nullptr.
-  [[nodiscard]] IndexNode* node_of(PageId page) const { return node_of_page_[static_cast<std::size_t>(page)]; }
+  [[nodiscard]] IndexNode* node_of(PageId page) const {
+    const auto at = static_cast<std::size_t>(page);
+    return at < node_of_page_.size() ? node_of_page_[at] : nullptr;
+  }
   // Says whether tables hold the node's page. The end of holding counts as a use.
   void set_held(IndexNode& node, bool held);
   void touch(IndexNode& node);
@@ -152,7 +155,7 @@ class PrefixIndex {
   std::map<Namespace, PrefixTree> trees_;
   std::vector<std::unique_ptr<Chunk>> chunks_;
   IndexNode* free_nodes_ = nullptr;       // linked through parent
-  std::vector<IndexNode*> node_of_page_;  // [max_pages]
+  std::vector<IndexNode*> node_of_page_;  // [highest page yet + 1], with room for max_pages
   NodesByUse evictable_;                  // live leaves not held
   NodesByUse ghosts_;
   std::uint64_t tree_bytes_ = 0;  // of the allowance for namespaces
