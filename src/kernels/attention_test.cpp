@@ -61,6 +61,7 @@ constexpr Data kFlat{"flat", 0.01F, 1, 1};
 constexpr Data kNormal{"normal", 1, 1, 1};
 constexpr Data kSharp{"sharp", 30, 1, 1};
 constexpr Data kTiny{"tiny", 1e-18F, 1e-18F, 1e-36F};  // products next to 2^-126
+constexpr Data kTinyValues{"tiny values", 1, 1, 1e-37F};
 constexpr Data kWideKeys{"wide keys", 1e-5F, 1, 1, 25, 0};
 constexpr Data kWideValues{"wide values", 1, 1, 1, 0, 60};
 
@@ -317,7 +318,7 @@ INSTANTIATE_TEST_SUITE_P(Formats, Attention, testing::Values(KvFormat::bf16, KvF
                          [](const auto& format) { return std::string(name(format.param)); });
 
 TEST_P(Attention, ScalarIsTheSpecification) {
-  for (const Data& data : {kFlat, kNormal, kSharp, kTiny, kWideKeys, kWideValues}) {
+  for (const Data& data : {kFlat, kNormal, kSharp, kTiny, kTinyValues, kWideKeys, kWideValues}) {
     for (int dim : {16, 48}) {
       Sequence sequence(GetParam(), dim, 600, data);
       sequence.write_to(600);
@@ -334,7 +335,7 @@ TEST_P(Attention, ScalarIsTheSpecification) {
 
 // Decode of three query heads: later keys are not written yet.
 TEST_P(Attention, EveryLevelAgreesAtEveryLength) {
-  for (const Data& data : {kNormal, kSharp, kTiny, kWideValues}) {
+  for (const Data& data : {kNormal, kSharp, kTiny, kTinyValues, kWideValues}) {
     Sequence sequence(GetParam(), 32, 1104, data);
     for (int n = 1; n <= 1100; n++) {
       sequence.write_to(n);
