@@ -23,9 +23,6 @@ int default_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
 }
 
-// The index needs some room beside the pages it points to: see src/cache.
-constexpr std::uint64_t kIndexShare = 64;
-
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
@@ -69,21 +66,12 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
 
   KvCacheOptions cache_options;
   cache_options.layout = {options.kv, config.layers, config.kv_heads, config.head_dim};
-  cache_options.max_bytes = budget_.free_bytes() - budget_.free_bytes() / kIndexShare;
+  cache_options.max_bytes = budget_.free_bytes();
   cache_options.budget = &budget_;
-  const std::uint64_t page = cache_options.layout.page_bytes();
-  const std::uint64_t pages = cache_options.max_bytes / page;
-  if (pages < 2) {
-    return Error{
-        ErrorCode::exhausted,
-        fmt::format(
-            "the memory budget of {} leaves {} for K/V beside weights and work buffers, less than the {} of two "
-            "blocks; raise --memory",
-            human_bytes(budget_.limit()), human_bytes(budget_.free_bytes()), human_bytes(2 * page))};
-  }
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));
   cache_ = std::move(cache);
-  context_ = static_cast<int>(std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), pages * kBlockTokens));
+  const std::uint64_t room = cache_->stats().pages_limit * kBlockTokens;
+  context_ = static_cast<int>(std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), room));
 
   Namespace name_space;
   name_space.key.fingerprint = fingerprint(*file, config, pool_);
