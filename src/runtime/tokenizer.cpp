@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "gguf/gguf.hpp"
+#include "gguf/printable.hpp"
 #include "runtime/tokenizer_impl.hpp"
 #include "text/vocabulary.hpp"
 
@@ -75,8 +76,9 @@ Result<VocabularySpec> vocabulary_spec(const GgufFile& file) {
   return spec;
 }
 
+// The sentence may quote tokens, whatever they hold.
 Error in_file(const GgufFile& file, const Error& error) {
-  return Error{error.code, fmt::format("{}: {}", file.path(), error.message)};
+  return Error{error.code, printable(fmt::format("{}: {}", file.path(), error.message))};
 }
 
 std::string_view text_of(const Vocabulary& vocabulary, std::optional<std::int64_t> id) {
@@ -150,7 +152,9 @@ Result<std::string> Tokenizer::render(std::string_view messages_json, bool add_g
                  "the model has no chat template (tokenizer.chat_template); give it plain text instead"};
   }
   DALSEGNO_ASSIGN(context, context_of(messages_json, add_generation_prompt));
-  return impl_->chat_template->render(context);
+  Result<std::string> text = impl_->chat_template->render(context);
+  if (!text.ok()) return Error{text.error().code, printable(text.error().message)};
+  return text;
 }
 
 int Tokenizer::vocabulary_size() const {
