@@ -64,7 +64,7 @@ class Usage(program.ProgramTest):
         self.assert_error(1, words, "64", "context")
 
     def test_an_impossible_budget(self):
-        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "1MB"], "1")
+        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "1MB"], "budget", "--memory")
 
     def test_a_budget_that_is_no_size(self):
         self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "lots"], "lots", "--memory")
