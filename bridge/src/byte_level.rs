@@ -26,7 +26,9 @@ impl ByteLevel {
         let rule = Rule::named(name).ok_or_else(|| {
             Failure::new(
                 Code::Unsupported,
-                format!("the pre-tokenizer rule \"{name}\" (tokenizer.ggml.pre) is not known here; its tokens would be guesses"),
+                format!(
+                    "the pre-tokenizer rule \"{name}\" (tokenizer.ggml.pre) is not known, so its ids would be guesses"
+                ),
             )
         })?;
         let vocabulary: AHashMap<String, u32> = spec

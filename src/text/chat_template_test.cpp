@@ -74,6 +74,25 @@ TEST(ChatTemplate, HasLoopControlsAndGenerationMarks) {
   EXPECT_EQ(rendered("{% generation %}x{% endgeneration %}"), "x");
 }
 
+TEST(ChatTemplate, SlicesAsPython) {
+  EXPECT_EQ(
+      rendered("{{ [1, 2, 3, 4][::-1] }}{{ [1, 2, 3, 4][3:0:-2] }}{{ [][::-1] }}{{ [1, 2][-9:9] }}{{ [1, 2][5:] }}"),
+      "[4, 3, 2, 1][4, 2][][1, 2][]");
+  EXPECT_EQ(rendered("{{ 'abc'[::-1] }}{{ ''[::-1] }}{{ 'abc'[1:] }}{{ 'é1'[:1] }}"), "cbabcé");
+  EXPECT_THAT(refused("{{ [1][::0] }}").message, HasSubstr("step of 0"));
+  EXPECT_THAT(refused("{{ none[1:] }}").message, HasSubstr("cannot be sliced"));
+}
+
+TEST(ChatTemplate, TextFiltersTakeAnyValue) {
+  EXPECT_EQ(rendered("{{ [none] | trim }}{{ ' A ' | trim | lower }}{{ [true] | lower }}{{ 'xax' | trim('x') }}"),
+            "[None]a[true]a");
+}
+
+TEST(ChatTemplate, TextsAndMapsAreSequences) {
+  EXPECT_EQ(rendered("{{ 'a' is sequence }}{{ {} is sequence }}{{ [] is sequence }}{{ 1 is sequence }}"),
+            "TrueTrueTrueFalse");
+}
+
 TEST(ChatTemplate, NoneIsNotIterable) {
   EXPECT_EQ(rendered("{{ none is iterable }}{{ [] is iterable }}"), "FalseTrue");
 }

@@ -4,7 +4,7 @@
 use super::guard;
 use super::meter::{self, Paper};
 use super::python::{self, JsonStyle};
-use minijinja::value::{from_args, Kwargs, Rest};
+use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
 use minijinja::{context, filters, Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 use std::fmt;
@@ -37,6 +37,12 @@ pub fn environment() -> Environment<'static> {
     env.add_filter("string", |value: &Value| python::text(value));
     env.add_filter("pprint", |value: &Value| python::text(value));
     env.add_filter("upper", |value: &Value| Ok::<_, Error>(python::text(value)?.to_uppercase()));
+    env.add_filter("lower", |value: &Value| Ok::<_, Error>(python::text(value)?.to_lowercase()));
+    env.add_filter("trim", |value: &Value, chars: Option<&str>| {
+        let text = python::text(value)?;
+        let trimmed = chars.map_or_else(|| text.trim(), |chars| text.trim_matches(|c| chars.contains(c)));
+        Ok::<_, Error>(trimmed.to_owned())
+    });
     env.add_filter("join", |items: &Value, joiner: Option<&Value>| {
         join(items, &joiner.map_or(Ok(String::new()), python::text)?)
     });
@@ -55,6 +61,9 @@ pub fn environment() -> Environment<'static> {
         filters::slice(state, value, count, fill)
     });
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
+    });
     env
 }
 
@@ -66,6 +75,7 @@ fn add_operators(env: &mut Environment) {
         meter::compare(&value)?;
         meter::keep(&value).map(|()| value)
     });
+    env.add_function(guard::SLICE, slice);
     env.add_function(guard::CONCATENATE, |a: &Value, b: &Value| Ok::<_, Error>(python::text(a)? + &python::text(b)?));
     env.add_function(guard::ADD, |state: &State, a: Value, b: Value| {
         if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {
@@ -90,6 +100,41 @@ fn add_operators(env: &mut Environment) {
 /// The crate's own operator.
 fn arithmetic(state: &State, expression: &'static str, a: Value, b: Value) -> Result<Value, Error> {
     state.env().compile_expression(expression)?.eval(context! { a, b })
+}
+
+/// `value[start:stop:step]` by Python's rules; the crate's differ where it walks backwards.
+fn slice(value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value, Error> {
+    meter::keep(value)?;
+    let wrong = |message: String| Error::new(ErrorKind::InvalidOperation, message);
+    let bound = |given: &Value| match given.as_i64() {
+        Some(at) => Ok(Some(at)),
+        None if given.is_none() => Ok(None),
+        None => Err(wrong(format!("a slice takes whole numbers, not a value of type {}", given.kind()))),
+    };
+    let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?.unwrap_or(1));
+    if step == 0 {
+        return Err(wrong("a slice takes no step of 0".to_owned()));
+    }
+    if let Some(text) = value.as_str() {
+        let chars: Vec<char> = text.chars().collect();
+        return Ok(Value::from(indices(chars.len(), start, stop, step).map(|i| chars[i]).collect::<String>()));
+    }
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Err(wrong(format!("a value of type {} cannot be sliced", value.kind())));
+    }
+    let items: Vec<Value> = value.try_iter()?.collect();
+    Ok(indices(items.len(), start, stop, step).map(|i| items[i].clone()).collect())
+}
+
+/// Python's slice.indices. Requires: step is not 0.
+fn indices(len: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> impl Iterator<Item = usize> {
+    let len = len as i64;
+    let (low, high) = if step < 0 { (-1, len - 1) } else { (0, len) };
+    let clamp = |at: i64| if at < 0 { at.saturating_add(len).max(low) } else { at.min(high) };
+    let (first, last) = if step < 0 { (high, low) } else { (low, high) };
+    let (start, stop) = (start.map_or(first, clamp), stop.map_or(last, clamp));
+    let inside = move |at: &i64| if step < 0 { *at > stop } else { *at < stop };
+    std::iter::successors(Some(start), move |at| at.checked_add(step)).take_while(inside).map(|at| at as usize)
 }
 
 /// transformers' tojson: json.dumps with ensure_ascii off and its keyword arguments.

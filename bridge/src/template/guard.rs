@@ -1,5 +1,5 @@
 //! Rewrites a parsed template so that every operand an operation may walk or copy is charged first
-//! (see `meter`), and so that all output, `+`, `*` and `~` go through functions of ours.
+//! (see `meter`), and so that all output, slices, `+`, `*` and `~` go through functions of ours.
 //! Constants are rewritten too, which keeps the compiler from folding `'x' * 99999999`.
 
 use minijinja::machinery::ast::{self, Call, CallArg, Expr, Spanned, Stmt};
@@ -18,6 +18,7 @@ pub const COLLECT: &str = "\0collect";
 pub const ADD: &str = "\0add";
 pub const MULTIPLY: &str = "\0multiply";
 pub const CONCATENATE: &str = "\0concatenate";
+pub const SLICE: &str = "\0slice";
 
 /// The tree with its operands charged.
 pub fn statement<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
@@ -113,8 +114,8 @@ fn expression<'a>(expr: &Expr<'a>) -> Expr<'a> {
         Expr::Var(s) => Expr::Var(Spanned::new(ast::Var { id: s.id }, s.span())),
         Expr::Const(s) => constant(s.value.clone(), s.span()),
         Expr::Slice(s) => {
-            let [start, stop, step] = [&s.start, &s.stop, &s.step].map(|e| e.as_ref().map(expression));
-            Expr::Slice(Spanned::new(ast::Slice { expr: wrapped(&s.expr, KEEP), start, stop, step }, s.span()))
+            let bound = |e: &Option<Expr<'a>>| e.as_ref().map_or_else(|| constant((), s.span()), expression);
+            call(SLICE, vec![expression(&s.expr), bound(&s.start), bound(&s.stop), bound(&s.step)], s.span())
         }
         Expr::UnaryOp(s) => {
             let op = match s.op {
