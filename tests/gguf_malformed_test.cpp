@@ -372,7 +372,7 @@ TEST(MalformedGguf, KeysOfAnotherType) {
   }
   cases.push_back(
       {"tokens as numbers", ErrorCode::corrupt, {"tokenizer.ggml.tokens", "an array of strings"}, [](TestGguf& f) {
-         f.set("tokenizer.ggml.tokens", numbers(GgufType::i32, std::vector<int>(258)));
+         f.set("tokenizer.ggml.tokens", numbers(GgufType::i32, std::vector<int>(259)));
        }});
   cases.push_back(
       {"token types as text", ErrorCode::corrupt, {"tokenizer.ggml.token_type", "is no array"}, [](TestGguf& f) {
@@ -410,7 +410,7 @@ TEST(MalformedGguf, TruncatedFilesThroughInspect) {
 // The padding after the last tensor may be whole or left out; a part of it is a cut.
 TEST(MalformedGguf, PaddingAtTheEnd) {
   TestGguf file = tiny_model({.architecture = "llama", .type = TensorType::q8_0});
-  std::swap(file.tensors.back(), file.tensors.front());  // 258 rows of 34 bytes: 20 bytes short of the alignment
+  std::swap(file.tensors.back(), file.tensors.front());  // 259 rows of 34 bytes end between two alignments
   EXPECT_TRUE(read_all(file.bytes()).ok());
   file.pad_end = false;
   const std::string bare = file.bytes();

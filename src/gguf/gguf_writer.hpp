@@ -175,7 +175,7 @@ struct TinyModel {
   std::uint32_t context = 256;
 };
 
-// The 256 characters that stand for bytes in GPT-2's vocabulary, then <s> and </s>.
+// The 256 characters that stand for bytes in GPT-2's vocabulary, then <s>, </s> and the one merge, "ab".
 inline std::vector<std::string> byte_level_tokens() {
   const auto encoded = [](unsigned character) {
     if (character < 0x80U) return std::string(1, static_cast<char>(character));
@@ -189,6 +189,7 @@ inline std::vector<std::string> byte_level_tokens() {
   }
   tokens.emplace_back("<s>");
   tokens.emplace_back("</s>");
+  tokens.emplace_back("ab");
   return tokens;
 }
 

@@ -194,7 +194,7 @@ TEST(Config, ImpossibleSizes) {
 
 TEST(Config, TheVocabularyIsOneSize) {
   expect_refused({
-      {"key", ErrorCode::corrupt, {"vocab_size", "is 257", "expected 258"}, set("llama.vocab_size", u32(257))},
+      {"key", ErrorCode::corrupt, {"vocab_size", "is 257", "expected 259"}, set("llama.vocab_size", u32(257))},
       {"tokens",
        ErrorCode::corrupt,
        {"tokenizer.ggml.tokens", "2 elements"},
@@ -233,7 +233,7 @@ TEST(Config, EveryTensorMustBeThereInItsShape) {
 
 TEST(Config, OptionalTensorsMustFitToo) {
   TestGguf source = tiny_model();
-  source.add_tensor("output.weight", TensorType::q8_0, {32, 258});
+  source.add_tensor("output.weight", TensorType::q8_0, {32, 259});
   source.add_tensor("blk.1.attn_q.bias", TensorType::f32, {32});
   const auto config = config_of(source);
   ASSERT_TRUE(config.ok()) << config.error().message;

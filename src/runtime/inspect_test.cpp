@@ -63,7 +63,7 @@ TEST(Inspect, KeysAndValuesTakeWholeBlocks) {
   EXPECT_EQ(f32->at_context, 33);
   ModelConfig at_33;
   at_33.hidden = 32, at_33.feed_forward = 64, at_33.heads = 2, at_33.kv_heads = 1, at_33.head_dim = 16;
-  at_33.layers = 2, at_33.vocabulary = 258, at_33.context = 33, at_33.rope_dims = 16, at_33.architecture = "llama";
+  at_33.layers = 2, at_33.vocabulary = 259, at_33.context = 33, at_33.rope_dims = 16, at_33.architecture = "llama";
   EXPECT_EQ(f32->memory_at_context,
             f32->packed_weight_bytes + 48 * f32->kv_bytes_per_token + work_bytes_estimate(at_33));
   EXPECT_GT(longer->memory_at_context, f32->memory_at_context);
@@ -75,7 +75,7 @@ TEST(Inspect, WeightsAreCountedAsTheyLieInMemory) {
   const auto packed = [](int n, int k) { return packed_bytes(packed_format(TensorType::q8_0), n, k); };
   const std::uint64_t attention = packed(32, 32) + 2 * packed(16, 32) + packed(32, 32);
   const std::uint64_t feed_forward = 2 * packed(64, 32) + packed(32, 64);
-  EXPECT_EQ(report->packed_weight_bytes, packed(258, 32) + attention + feed_forward + 3 * 32 * 4);
+  EXPECT_EQ(report->packed_weight_bytes, packed(259, 32) + attention + feed_forward + 3 * 32 * 4);
 }
 
 TEST(Inspect, AnUnknownArchitectureIsDescribed) {
@@ -89,7 +89,7 @@ TEST(Inspect, AnUnknownArchitectureIsDescribed) {
   EXPECT_FALSE(report->runnable);
   EXPECT_EQ(report->layers, 24);
   EXPECT_EQ(report->hidden, 0);
-  EXPECT_EQ(report->vocabulary, 258);
+  EXPECT_EQ(report->vocabulary, 259);
   EXPECT_EQ(report->memory_at_context, 0U);
   EXPECT_GT(report->parameters, 0U);
 }

@@ -1,0 +1,57 @@
+// The bits themselves: SHA-256 of the logits of each tiny model that runs, per K/V format. A change of any
+// of them is a change of the numerics contract: it needs a new kNumericsVersion and a new
+// baseline file, which this test prints when the two differ.
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "dalsegno/diagnostics.hpp"
+
+namespace dalsegno {
+namespace {
+
+boost::json::value read_json(const std::string& path) {
+  std::ifstream file(path);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  return boost::json::parse(text);
+}
+
+constexpr const char* kModels[] = {"llama-gqa",  "llama-rope3", "llama-f16",  "llama-bf16", "llama-q8_0",
+                                   "llama-q4_0", "llama-q4_1",  "llama-q5_0", "llama-q5_1", "llama-iq4_nl",
+                                   "llama-q4_k", "llama-q5_k",  "llama-q6_k"};
+
+std::string hash(const std::string& model, KvFormat kv) {
+  const std::string stem = std::string(DALSEGNO_GOLDEN) + "/tiny/" + model;
+  std::vector<TokenId> ids;
+  const boost::json::value golden = read_json(stem + ".json");
+  for (const boost::json::value& id : golden.at("ids").as_array()) {
+    ids.push_back(static_cast<TokenId>(id.as_int64()));
+  }
+  EngineOptions options;
+  options.model_path = stem + ".gguf";
+  options.kv = kv;
+  options.memory_bytes = 256ULL << 20;
+  const auto engine = Engine::open(options);
+  EXPECT_TRUE(engine.ok());
+  ScoreOptions wanted;
+  wanted.hash = true;
+  wanted.nll = false;
+  return score(**engine, ids, wanted).value().hash;
+}
+
+TEST(Baseline, TheLogitsOfTheTinyModelsHaveTheBitsOfThisNumericsVersion) {
+  boost::json::object hashes;
+  for (const char* model : kModels) {
+    hashes[model] = {{"bf16", hash(model, KvFormat::bf16)}, {"f32", hash(model, KvFormat::f32)}};
+  }
+  const boost::json::value now = {{"numerics_version", kNumericsVersion}, {"logits_sha256", hashes}};
+  const boost::json::value baseline = read_json(std::string(DALSEGNO_SOURCE) + "/tests/baseline.json");
+  EXPECT_EQ(now, baseline) << boost::json::serialize(now);
+}
+
+}  // namespace
+}  // namespace dalsegno
