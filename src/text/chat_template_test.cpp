@@ -179,6 +179,8 @@ TEST(ChatTemplate, HostileTemplatesAreStopped) {
       doubling + "{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ [ns.s, ns.s] | sort | length }}",
       doubling + "{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ [ns.s] | unique | list | length }}",
       doubling + "{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ {ns.s: 1} | length }}",
+      doubling + "{% set ns.s = ns.s | zip(ns.s) %}{% endfor %}{{ ns.s | list | length }}",
+      "{% set s = 'a b ' * 1000000 %}{% for i in range(100000) %}{% set q = s.split() %}{% endfor %}",
       "{{ 'x' * 10**9 }}",
       "{{ 'x' * 99999999 }}",
       "{{ ([1] * 10**9) | list | length }}",
@@ -208,8 +210,14 @@ TEST(ChatTemplate, HostileTemplatesAreStopped) {
   for (const std::string& source : sources) {
     const auto text = render(source);
     ASSERT_FALSE(text.ok()) << source.substr(0, 200) << " gave " << text->size() << " bytes";
-    EXPECT_FALSE(text.error().message.empty());
+    EXPECT_THAT(text.error().message, HasSubstr("the chat template")) << source.substr(0, 200);
   }
+}
+
+TEST(ChatTemplate, ALimitIsAnErrorOfItsOwnKind) {
+  const Error error = refused("{% for i in range(100000) %}\n{% for j in range(100000) %}{% endfor %}{% endfor %}");
+  EXPECT_EQ(error.code, ErrorCode::exhausted);
+  EXPECT_EQ(error.message, "the chat template was stopped in line 2: it takes too many steps");
 }
 
 // What the limits are for is not what stops these: they are done, or refused, at once.

@@ -28,6 +28,10 @@ pub fn environment() -> Environment<'static> {
     env.set_unknown_method_callback(method);
     // It prints every variable, however large.
     env.remove_global("debug");
+    // Not in Jinja2; nested, they take exponential time.
+    for name in ["zip", "chain", "lines", "split"] {
+        env.remove_filter(name);
+    }
     add_operators(&mut env);
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
@@ -233,6 +237,9 @@ fn format_cost(format: &str, args: &[Value]) -> Result<(), Error> {
     meter::space(printed.saturating_add(literal).saturating_add(format.len() as u64))
 }
 
+/// What a part of a split text costs, in bytes: there may be one for every second byte.
+const PART: u64 = 16;
+
 /// Python's methods of strings, lists and maps.
 fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     meter::keep(value)?;
@@ -247,6 +254,10 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
         }
         (Some(text), "format") => {
             format_cost(text, args)?;
+            pycompat::unknown_method_callback(state, value, name, args)
+        }
+        (Some(text), "split" | "splitlines") => {
+            meter::space(PART.saturating_mul(text.len() as u64))?;
             pycompat::unknown_method_callback(state, value, name, args)
         }
         // The crate's never ends for an empty text.

@@ -115,11 +115,10 @@ fn failure(error: &Error) -> Failure {
         if let Some(Refusal(message)) = at.downcast_ref() {
             return Failure::new(Code::InvalidArgument, format!("the chat template refuses: {message}"));
         }
-        let fuel = at.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel);
-        if fuel {
-            let message =
-                format!("the chat template was stopped at the limit of what one rendering may compute ({at})");
-            return Failure::new(Code::Exhausted, message);
+        if let Some(stopped) = at.downcast_ref::<Error>().filter(|e| e.kind() == ErrorKind::OutOfFuel) {
+            let why = stopped.detail().unwrap_or("it takes too many steps");
+            let line = stopped.line().map_or(String::new(), |line| format!(" in line {line}"));
+            return Failure::new(Code::Exhausted, format!("the chat template was stopped{line}: {why}"));
         }
         cause = at.source();
     }
