@@ -84,7 +84,7 @@ Result<int> Chat::follow_script() {
   while (const auto question = next_line()) {
     if (question->empty()) continue;
     if (!options_.common.json) say(fmt::format("> {}\n", *question));
-    const Interruptible interruptible;
+    const Interruptible interruptible(true);
     const auto reply = ask(*question);
     if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
     if (!reply.ok()) return reply.error();
@@ -97,6 +97,8 @@ Result<int> Chat::follow_script() {
 
 Result<int> Chat::follow_person() {
   if (!options_.common.json) say(kWelcome);
+  // Also between replies, so that pressing Ctrl-C once too often does not end the conversation.
+  const Interruptible interruptible(false);
   LineEditor editor("> ", options_.common.json);
   std::string line;
   while (editor.read(line)) {
@@ -105,7 +107,7 @@ Result<int> Chat::follow_person() {
       if (!obey(line)) return 0;
       continue;
     }
-    const Interruptible interruptible;
+    Interruptible::forget();
     const auto reply = ask(line);
     DALSEGNO_TRY(finish_output());
     if (reply.ok()) {

@@ -70,6 +70,8 @@ bool LineEditor::read(std::string& line) {
   for (;;) {
     impl_->cleared = false;
     int length = 0;
+    // Before the prompt is shown, so that a key pressed in answer to it is never taken for a signal.
+    el_set(impl_->line, EL_PREP_TERM, 1);
     const char* text = el_gets(impl_->line, &length);
     if (impl_->cleared) {
       std::fputs("^C\n", impl_->shown_on);

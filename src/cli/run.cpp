@@ -111,7 +111,7 @@ Result<int> run(const RunOptions& options) {
   DALSEGNO_TRY(find_model(options.common.model));
   DALSEGNO_ASSIGN(questions, questions_of(options));
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
-  const Interruptible interruptible;
+  const Interruptible interruptible(true);
   int turn = 0;
   for (const Question& question : questions) {
     const auto reply = answer(*engine, question, options);

@@ -22,7 +22,11 @@ std::atomic<bool> interrupted{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler sets it");
 struct sigaction former_interrupt;
 
-void note_interrupt(int signal) {
+void note_interrupt(int) {
+  interrupted = true;
+}
+
+void note_first_interrupt(int signal) {
   if (!interrupted.exchange(true)) return;
   std::signal(signal, SIG_DFL);
   std::raise(signal);
@@ -123,10 +127,11 @@ std::string one_line(std::string_view text) {
   return result;
 }
 
-Interruptible::Interruptible() {
-  interrupted = false;
+Interruptible::Interruptible(bool insisting_ends) {
+  forget();
   struct sigaction action = {};
-  action.sa_handler = &note_interrupt;
+  action.sa_handler = insisting_ends ? &note_first_interrupt : &note_interrupt;
+  action.sa_flags = SA_RESTART;  // reading a line goes on
   sigaction(SIGINT, &action, &former_interrupt);
 }
 
@@ -136,6 +141,10 @@ Interruptible::~Interruptible() {
 
 bool Interruptible::requested() {
   return interrupted;
+}
+
+void Interruptible::forget() {
+  interrupted = false;
 }
 
 PrefillProgress::PrefillProgress() : start_(std::chrono::steady_clock::now()), enabled_(error_is_terminal()) {}

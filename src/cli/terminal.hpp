@@ -30,15 +30,16 @@ Result<std::string> read_all(const std::string& path);
 // One short line of what is left after control characters are taken out.
 [[nodiscard]] std::string one_line(std::string_view text);
 
-// While it lives, the first Ctrl-C is noted and the second ends the program.
-// Threads: one at a time.
+// While it lives, Ctrl-C is noted instead of ending the program; where `insisting_ends`, a second one
+// ends it all the same. Threads: one at a time.
 class Interruptible {
  public:
-  Interruptible();
+  explicit Interruptible(bool insisting_ends);
   ~Interruptible();
   Interruptible(const Interruptible&) = delete;
   Interruptible& operator=(const Interruptible&) = delete;
   [[nodiscard]] static bool requested();
+  static void forget();
 };
 
 // The exit status of a program that Ctrl-C ended, by convention of the shells.

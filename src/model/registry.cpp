@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "gguf/printable.hpp"
 #include "model/llama.hpp"
 
 namespace dalsegno {
@@ -39,8 +40,8 @@ Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfi
     std::string known;
     for (const Row& each : kArchitectures) known += (known.empty() ? "" : ", ") + std::string(each.architecture);
     return Error{ErrorCode::unsupported,
-                 fmt::format("{}: architecture \"{}\" cannot be run by this version, which runs: {}", file.path(),
-                             config.architecture, known)};
+                 fmt::format("{}: architecture \"{}\" cannot be run by this version, which runs: {}",
+                             quoted_path(file.path()), config.architecture, known)};
   }
   return row->load(file, config, limits, backend);
 }

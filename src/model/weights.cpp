@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "gguf/printable.hpp"
+
 namespace dalsegno {
 namespace {
 
@@ -12,7 +14,8 @@ Result<std::vector<TensorSource>> sources(const GgufFile& file, std::initializer
   for (const std::string& name : names) {
     const GgufTensor* tensor = file.find_tensor(name);
     if (tensor == nullptr) {
-      return Error{ErrorCode::corrupt, fmt::format("{}: tensor {} is missing; get the file again", file.path(), name)};
+      return Error{ErrorCode::corrupt,
+                   fmt::format("{}: tensor {} is missing; get the file again", quoted_path(file.path()), name)};
     }
     const int k = static_cast<int>(tensor->dims[0]);
     const int n = tensor->dims.size() > 1 ? static_cast<int>(tensor->dims[1]) : 1;
@@ -25,7 +28,7 @@ template <class T>
 Result<T> in_file(const GgufFile& file, Result<T> result) {
   if (result.ok()) return result;
   Error error = std::move(result).error();
-  error.message = file.path() + ": " + error.message;
+  error.message = quoted_path(file.path()) + ": " + error.message;
   return error;
 }
 

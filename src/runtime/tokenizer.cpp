@@ -78,7 +78,7 @@ Result<VocabularySpec> vocabulary_spec(const GgufFile& file) {
 
 // The sentence may quote tokens, whatever they hold.
 Error in_file(const GgufFile& file, const Error& error) {
-  return Error{error.code, printable(fmt::format("{}: {}", file.path(), error.message))};
+  return Error{error.code, fmt::format("{}: {}", quoted_path(file.path()), printable(error.message))};
 }
 
 std::string_view text_of(const Vocabulary& vocabulary, std::optional<std::int64_t> id) {
