@@ -117,7 +117,11 @@ fn expression<'a>(expr: &Expr<'a>) -> Expr<'a> {
             let bound = |e: &Option<Expr<'a>>| e.as_ref().map_or_else(|| constant((), s.span()), expression);
             call(SLICE, vec![expression(&s.expr), bound(&s.start), bound(&s.stop), bound(&s.step)], s.span())
         }
-        Expr::UnaryOp(s) => Expr::UnaryOp(Spanned::new(ast::UnaryOp { op: s.op, expr: expression(&s.expr) }, s.span())),
+        Expr::UnaryOp(s) => {
+            let not = matches!(s.op, ast::UnaryOpKind::Not);
+            let op = if not { ast::UnaryOpKind::Not } else { ast::UnaryOpKind::Neg };
+            Expr::UnaryOp(Spanned::new(ast::UnaryOp { op, expr: expression(&s.expr) }, s.span()))
+        }
         Expr::BinOp(s) => binary(s),
         Expr::Compare(s) => {
             let compared = |op: &ast::CompareOp<'a>| ast::CompareOp { op: op.op, expr: wrapped(&op.expr, COMPARE) };
