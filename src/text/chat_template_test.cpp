@@ -74,6 +74,25 @@ TEST(ChatTemplate, HasLoopControlsAndGenerationMarks) {
   EXPECT_EQ(rendered("{% generation %}x{% endgeneration %}"), "x");
 }
 
+TEST(ChatTemplate, NamespacesCanBeAssignedTo) {
+  EXPECT_EQ(rendered("{% set ns = namespace({'a': 1}) %}{% set ns.b = 2 %}{{ ns.a }}{{ ns.b }}{{ ns.c is defined }}"),
+            "12False");
+  EXPECT_EQ(rendered("{% set ns = namespace(a='') %}{% for i in range(3) %}{% set ns.a %}{{ ns.a }}{{ i }}{% endset %}"
+                     "{% endfor %}{{ ns.a }}"),
+            "012");
+  EXPECT_EQ(rendered("{% set ns = namespace() %}{% set ns.a | upper %}x{% endset %}{{ ns.a }}{{ ns }}"), "X{'a': 'X'}");
+  EXPECT_THAT(refused("{% set d = {} %}{% set d.a = 1 %}").message, HasSubstr("cannot be assigned to"));
+}
+
+// A leak would show under the address sanitizer.
+TEST(ChatTemplate, NamespacesThatHoldThemselvesAreFreed) {
+  EXPECT_EQ(rendered("{% set a = namespace() %}{% set a.b = [{'c': a}] %}{{ a.b[0].c.b is defined }}"), "True");
+  EXPECT_EQ(rendered("{% set a = namespace() %}{% macro f() %}{{ a.x }}{% endmacro %}{% set a.f = f %}{% set a.x = 1 %}"
+                     "{{ a.f() }}"),
+            "1");
+  EXPECT_THAT(refused("{% set a = namespace() %}{% set a.b = a %}{{ a }}").message, HasSubstr("nested deeper"));
+}
+
 TEST(ChatTemplate, SlicesAsPython) {
   EXPECT_EQ(
       rendered("{{ [1, 2, 3, 4][::-1] }}{{ [1, 2, 3, 4][3:0:-2] }}{{ [][::-1] }}{{ [1, 2][-9:9] }}{{ [1, 2][5:] }}"),

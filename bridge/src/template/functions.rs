@@ -3,6 +3,7 @@
 
 use super::guard;
 use super::meter::{self, Paper};
+use super::namespace;
 use super::python::{self, JsonStyle};
 use minijinja::value::{from_args, Kwargs, Rest, ValueKind};
 use minijinja::{context, filters, Environment, Error, ErrorKind, State, Value};
@@ -36,6 +37,7 @@ pub fn environment() -> Environment<'static> {
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
     });
+    env.add_function("namespace", namespace::create);
     env.add_function("strftime_now", strftime_now);
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| python::text(value));
@@ -80,6 +82,7 @@ fn add_operators(env: &mut Environment) {
         meter::keep(&value).map(|()| value)
     });
     env.add_function(guard::SLICE, slice);
+    env.add_function(guard::ASSIGN, namespace::assign);
     env.add_function(guard::CONCATENATE, |a: &Value, b: &Value| Ok::<_, Error>(python::text(a)? + &python::text(b)?));
     env.add_function(guard::ADD, |state: &State, a: Value, b: Value| {
         if let (Some(a), Some(b)) = (a.as_str(), b.as_str()) {

@@ -1,6 +1,7 @@
 //! Rewrites a parsed template so that every operand an operation may walk or copy is charged first
-//! (see `meter`), and so that all output, slices, `+`, `*` and `~` go through functions of ours.
-//! Constants are rewritten too, which keeps the compiler from folding `'x' * 99999999`.
+//! (see `meter`), and so that all output, slices, assignments to attributes, `+`, `*` and `~` go
+//! through functions of ours. Constants are rewritten too, which keeps the compiler from folding
+//! `'x' * 99999999`.
 
 use minijinja::machinery::ast::{self, Call, CallArg, Expr, Spanned, Stmt};
 use minijinja::machinery::Span;
@@ -19,6 +20,8 @@ pub const ADD: &str = "\0add";
 pub const MULTIPLY: &str = "\0multiply";
 pub const CONCATENATE: &str = "\0concatenate";
 pub const SLICE: &str = "\0slice";
+pub const ASSIGN: &str = "\0assign";
+const CAPTURED: &str = "\0captured";
 
 /// The tree with its operands charged.
 pub fn statement<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
@@ -35,16 +38,11 @@ pub fn statement<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
             let assignments = s.assignments.iter().map(|(to, value)| (target(to), expression(value))).collect();
             Stmt::WithBlock(Spanned::new(ast::WithBlock { assignments, body: all(&s.body) }, s.span()))
         }
-        Stmt::Set(s) => {
-            Stmt::Set(Spanned::new(ast::Set { target: target(&s.target), expr: expression(&s.expr) }, s.span()))
-        }
-        Stmt::SetBlock(s) => {
-            let filter = s.filter.as_ref().map(expression);
-            Stmt::SetBlock(Spanned::new(
-                ast::SetBlock { target: target(&s.target), filter, body: all(&s.body) },
-                s.span(),
-            ))
-        }
+        Stmt::Set(s) => match &s.target {
+            Expr::GetAttr(to) => assignment(to, expression(&s.expr)),
+            to => Stmt::Set(Spanned::new(ast::Set { target: target(to), expr: expression(&s.expr) }, s.span())),
+        },
+        Stmt::SetBlock(s) => set_block(s),
         Stmt::AutoEscape(s) => Stmt::AutoEscape(Spanned::new(
             ast::AutoEscape { enabled: expression(&s.enabled), body: all(&s.body) },
             s.span(),
@@ -73,6 +71,24 @@ pub fn statement<'a>(stmt: &Stmt<'a>) -> Stmt<'a> {
         Stmt::FromImport(s) => absent(&s.expr, s.span()),
         Stmt::Extends(s) => absent(&s.name, s.span()),
     }
+}
+
+/// `{% set to.name = value %}` as something that prints nothing.
+fn assignment<'a>(to: &Spanned<ast::GetAttr<'a>>, value: Expr<'a>) -> Stmt<'a> {
+    let name = constant(to.name, to.span());
+    let expr = call(ASSIGN, vec![expression(&to.expr), name, value], to.span());
+    Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr }, to.span()))
+}
+
+fn set_block<'a>(s: &Spanned<ast::SetBlock<'a>>) -> Stmt<'a> {
+    let block = |target| {
+        let filter = s.filter.as_ref().map(expression);
+        Stmt::SetBlock(Spanned::new(ast::SetBlock { target, filter, body: all(&s.body) }, s.span()))
+    };
+    let Expr::GetAttr(to) = &s.target else { return block(target(&s.target)) };
+    let captured = || Expr::Var(Spanned::new(ast::Var { id: CAPTURED }, s.span()));
+    let body = vec![block(captured()), assignment(to, captured())];
+    Stmt::WithBlock(Spanned::new(ast::WithBlock { assignments: Vec::new(), body }, s.span()))
 }
 
 fn all<'a>(stmts: &[Stmt<'a>]) -> Vec<Stmt<'a>> {

@@ -3,6 +3,7 @@
 mod functions;
 mod guard;
 mod meter;
+mod namespace;
 mod python;
 
 use crate::abi::panic_text;
@@ -47,6 +48,7 @@ impl ChatTemplate {
         on_large_stack(|| {
             let root = self.root(context)?;
             meter::fill(context.len());
+            let _empty_at_end = namespace::EmptyAtEnd;
             self.run(root).map_err(|e| failure(&e))
         })
     }
