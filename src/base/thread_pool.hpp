@@ -6,10 +6,10 @@
 
 namespace dalsegno {
 
-// A fork-join pool: run() calls job(part, parts) once for each part on that many threads, the
-// caller among them, and returns when all are done. Workers spin briefly, then park: an idle pool
-// uses no CPU. Each part runs under a FloatState. It never decides who computes what:
-// results must not depend on the number of parts.
+// A fork-join pool: run() calls job(part, parts) once for each of as many parts as there are threads, the
+// caller's among them, and returns when all are done. Which thread runs which part is open: a worker that the
+// system keeps waiting has its share done by the others. Workers spin briefly, then park: an idle pool
+// uses no CPU. Each part runs under a FloatState. Results must not depend on the number of parts.
 // Threads: run() from one thread at a time.
 class ThreadPool {
  public:
