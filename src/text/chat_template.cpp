@@ -6,7 +6,7 @@ namespace dalsegno {
 
 struct ChatTemplate::Impl {
   struct Free {
-    void operator()(dsb_template* compiled) const { dsb_template_free(compiled); }
+    void operator()(dsb_template* handle) const { dsb_template_free(handle); }
   };
   std::unique_ptr<dsb_template, Free> compiled;
 };
