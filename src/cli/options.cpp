@@ -12,7 +12,7 @@
 namespace dalsegno::cli {
 namespace {
 
-constexpr int kMostThreads = 1024;
+constexpr int kMostThreads = 256;
 constexpr int kMostContext = 1 << 24;
 constexpr int kMostTokens = 1 << 20;
 

@@ -10,7 +10,7 @@ import unittest
 import talk
 from program import BINARY
 
-PATIENCE_S = 120  # only a hanging program reaches it
+PATIENCE_S = 60  # only a hanging program reaches it
 CTRL_C, CTRL_D, UP, BACKSPACE = b"\x03", b"\x04", b"\x1b[A", b"\x7f"
 # Rewarding the last token makes the model repeat itself, so that its reply goes on until it is interrupted.
 ENDLESS = ["--repeat-penalty", "0.01", "--repeat-last", "1", "--max-tokens", "60000"]
