@@ -102,30 +102,40 @@ void Sampler::keep_top_k(Candidates& candidates) {
   candidates.count = candidates.sorted;
 }
 
-// The shortest beginning of the sorted candidates whose share reaches top_p.
+// The shortest beginning of the sorted candidates whose share reaches top_p. Tokens below `least` sum to less
+// than the share left out, so they are dropped before anything is sorted.
 void Sampler::keep_top_p(Candidates& candidates) {
   if (options_.top_p >= 1.0F) return;
-  const double wanted = static_cast<double>(options_.top_p) * candidates.total;
+  const double share = static_cast<double>(options_.top_p);
+  drop_below(candidates, candidates.total * (1 - share) / static_cast<double>(candidates.count));
+  const double wanted = share * candidates.total;
   double reached = 0;
   for (std::size_t i = 0; i < candidates.count; ++i) {
     if (i == candidates.sorted) sort_best(candidates, std::max(kFirstSorted, 2 * i));
     reached += weight(i);
-    if (reached >= wanted) {
-      candidates.count = i + 1;
-      break;
-    }
+    if (reached >= wanted) candidates.count = i + 1;
   }
   candidates.total = reached;
 }
 
-// Those at least min_p times as likely as the best, whose weight is exactly 1; their order stays.
+// Those at least min_p times as likely as the best, whose weight is exactly 1.
 void Sampler::keep_min_p(Candidates& candidates) {
   if (options_.min_p <= 0) return;
-  const auto end = order_.begin() + static_cast<std::ptrdiff_t>(candidates.count);
-  const auto kept = std::remove_if(
-      order_.begin(), end, [this](TokenId id) { return weights_[static_cast<std::size_t>(id)] < options_.min_p; });
-  candidates.count = static_cast<std::size_t>(kept - order_.begin());
+  drop_below(candidates, static_cast<double>(options_.min_p));
   candidates.total = sum(candidates.count);
+}
+
+// What remains keeps its order, so a sorted beginning stays one.
+void Sampler::drop_below(Candidates& candidates, double least) {
+  const auto sorted_end = order_.begin() + static_cast<std::ptrdiff_t>(candidates.sorted);
+  const auto end = order_.begin() + static_cast<std::ptrdiff_t>(candidates.count);
+  const auto too_light = [this, least](TokenId id) {
+    return static_cast<double>(weights_[static_cast<std::size_t>(id)]) < least;
+  };
+  const auto dropped = static_cast<std::size_t>(std::count_if(order_.begin(), sorted_end, too_light));
+  const auto kept = std::remove_if(order_.begin(), end, too_light);
+  candidates.sorted -= dropped;
+  candidates.count = static_cast<std::size_t>(kept - order_.begin());
 }
 
 TokenId Sampler::draw(const Candidates& candidates, double point) const {

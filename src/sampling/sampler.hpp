@@ -38,6 +38,7 @@ class Sampler {
   void keep_top_k(Candidates& candidates);
   void keep_top_p(Candidates& candidates);
   void keep_min_p(Candidates& candidates);
+  void drop_below(Candidates& candidates, double least);
   [[nodiscard]] TokenId draw(const Candidates& candidates, double point) const;
   [[nodiscard]] double weight(std::size_t place) const;
   [[nodiscard]] double sum(std::size_t count) const;
