@@ -5,6 +5,7 @@
 #include "dalsegno/diagnostics.hpp"
 #include "runtime/local_engine.hpp"
 #include "runtime/waiter.hpp"
+#include "sampling/sampler.hpp"
 
 namespace dalsegno {
 namespace {
@@ -16,10 +17,9 @@ class Decoding final : public Waiter {
  public:
   explicit Decoding(int steps) : steps_(steps) {}
   Decision on_logits(int, std::span<const float> logits, std::span<const TokenId>) override {
-    const auto best = std::max_element(logits.begin(), logits.end());
+    const TokenId token = argmax(logits);
     last = Clock::now();
     if (taken_++ == 0) first = last;
-    const auto token = static_cast<TokenId>(best - logits.begin());
     return {taken_ > steps_ ? Decision::Kind::finish : Decision::Kind::append, token, FinishReason::length};
   }
   Clock::time_point first;
