@@ -112,6 +112,10 @@ Result<std::unique_ptr<GgufFile>> GgufFile::borrow(std::span<const std::byte> by
   return Impl::make(std::move(impl), bytes);
 }
 
+void GgufFile::forget(std::span<const std::byte> part) const {
+  if (!impl_->mapping.bytes().empty()) impl_->mapping.forget(part);
+}
+
 const std::string& GgufFile::path() const {
   return impl_->path;
 }

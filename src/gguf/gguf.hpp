@@ -43,6 +43,9 @@ class GgufFile {
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;
 
+  // Gives back the memory that reading `part` of a tensor's data took; it may be read again.
+  void forget(std::span<const std::byte> part) const;
+
   [[nodiscard]] const std::string& path() const;
   [[nodiscard]] int version() const;
   [[nodiscard]] std::uint64_t file_bytes() const;

@@ -40,6 +40,7 @@ std::array<std::byte, 32> fingerprint(const GgufFile& file, const ModelConfig& c
   pool.run([&](int, int) {
     for (std::size_t i; (i = next.fetch_add(1)) < pieces.size();) {
       SHA256(reinterpret_cast<const unsigned char*>(pieces[i].data), pieces[i].bytes, &hashes[kHash * (i + 1)]);
+      file.forget({pieces[i].data, pieces[i].bytes});
     }
   });
   std::array<std::byte, 32> result{};
