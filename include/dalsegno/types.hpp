@@ -62,7 +62,7 @@ struct GenerateOptions {
   int max_tokens = 512;
   SamplingOptions sampling{};
   std::vector<std::string> stop{};  // the reply ends before the first of these texts
-  bool reuse = true;              // false: neither read from nor added to the cache
+  bool reuse = true;                // false: neither read from nor added to the cache
   // affects performance
   int chunk = 512;  // most prompt tokens per step
 };

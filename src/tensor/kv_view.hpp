@@ -10,7 +10,9 @@ namespace dalsegno {
 // Tokens per block. 16 keys are one SIMD group; an attention tile of 64 is four blocks.
 inline constexpr int kBlockTokens = 16;
 
-[[nodiscard]] constexpr std::size_t element_bytes(KvFormat format) { return format == KvFormat::bf16 ? 2 : 4; }
+[[nodiscard]] constexpr std::size_t element_bytes(KvFormat format) {
+  return format == KvFormat::bf16 ? 2 : 4;
+}
 
 // The shape of one block: K and V of 16 consecutive tokens for every layer and K/V head.
 // Bytes within a page: [layer][kv_head][K, V], each part 16 * head_dim elements:
@@ -30,7 +32,8 @@ struct KvLayout {
   }
   // Offset of K of (layer, kv_head) in a page; V follows at + part_bytes().
   [[nodiscard]] constexpr std::size_t k_offset(int layer, int kv_head) const {
-    return (static_cast<std::size_t>(layer) * static_cast<std::size_t>(kv_heads) + static_cast<std::size_t>(kv_head)) * 2 * part_bytes();
+    return (static_cast<std::size_t>(layer) * static_cast<std::size_t>(kv_heads) + static_cast<std::size_t>(kv_head)) *
+           2 * part_bytes();
   }
   bool operator==(const KvLayout&) const = default;
 };

@@ -22,8 +22,8 @@ enum class TensorType : std::uint32_t {
 
 struct TensorTypeTraits {
   TensorType type;
-  const char* name;     // as GGUF tools write it: "Q4_K"
-  int block_elements;   // elements per block, along the row
+  const char* name;    // as GGUF tools write it: "Q4_K"
+  int block_elements;  // elements per block, along the row
   int block_bytes;
 };
 
