@@ -30,10 +30,10 @@ constexpr double kLn2Low = 0x1.abc9e3b39803fp-56;  // ln 2 - kLn2High
 constexpr double kHalfPi = 0x1.921fb54442d18p0;
 constexpr double kHalfPiLow = 0x1.1a62633145c07p-54;  // pi / 2 - kHalfPi
 
-template <int kCount>
-double horner(const double (&coefficients)[kCount], double x) {
+template <int count>
+double horner(const double (&coefficients)[count], double x) {
   double p = coefficients[0];
-  for (int i = 1; i < kCount; i++) p = std::fma(p, x, coefficients[i]);
+  for (int i = 1; i < count; i++) p = std::fma(p, x, coefficients[i]);
   return p;
 }
 

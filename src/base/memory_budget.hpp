@@ -9,7 +9,8 @@
 
 namespace dalsegno {
 
-enum class MemoryKind : std::uint8_t { weights, kv, index, work, kCount };
+enum class MemoryKind : std::uint8_t { weights, kv, index, work };
+inline constexpr std::size_t kMemoryKinds = 4;
 
 class MemoryBudget;
 
@@ -52,7 +53,7 @@ class MemoryBudget {
   friend class Reservation;
   const std::uint64_t limit_;
   std::atomic<std::uint64_t> used_{0};
-  std::array<std::atomic<std::uint64_t>, static_cast<std::size_t>(MemoryKind::kCount)> by_kind_{};
+  std::array<std::atomic<std::uint64_t>, kMemoryKinds> by_kind_{};
 };
 
 // "1.5 GiB", "300 MiB", "12 bytes".

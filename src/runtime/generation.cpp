@@ -64,7 +64,7 @@ void Generation::on_progress(int done, int total) {
   changed_.notify_one();
 }
 
-void Generation::show(std::string text) {
+void Generation::show(const std::string& text) {
   if (text.empty()) return;
   reply_.text += text;
   {
@@ -90,7 +90,7 @@ Decision Generation::on_logits(int position, std::span<const float> logits, std:
 void Generation::on_finished(Result<FinishReason> outcome) {
   std::string rest = stops_.push(decoder_.finish());
   rest += stops_.finish();
-  show(std::move(rest));
+  show(rest);
   {
     const std::lock_guard lock(mutex_);
     outcome_ = std::move(outcome);

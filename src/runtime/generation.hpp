@@ -47,7 +47,7 @@ class Generation final : public Request {
 
  private:
   using Clock = std::chrono::steady_clock;
-  void show(std::string text);
+  void show(const std::string& text);
   Reply reply(FinishReason reason);
 
   // Constant after construction.

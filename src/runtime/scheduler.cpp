@@ -36,7 +36,7 @@ void Scheduler::on_engine_thread(const std::function<void(KvCache&)>& call) {
   std::promise<void> done;
   {
     const std::lock_guard lock(mutex_);
-    calls_.push_back([&](KvCache& cache) {
+    calls_.emplace_back([&](KvCache& cache) {
       call(cache);
       done.set_value();
     });
@@ -141,8 +141,9 @@ void Scheduler::step() {
   const std::span<const char* const> failed = parts_.backend->failed_rows();
   for (Sequence* sequence : in_step_) {
     const char* why = nullptr;
-    for (int i = sequence->rows - 1; i >= 0; --i) {
-      if (const char* each = failed[static_cast<std::size_t>(sequence->first_row + i)]; each != nullptr) why = each;
+    for (const char* each :
+         failed.subspan(static_cast<std::size_t>(sequence->first_row), static_cast<std::size_t>(sequence->rows))) {
+      if (why == nullptr) why = each;
     }
     if (why != nullptr) {
       sequence->finished = true;
@@ -179,7 +180,8 @@ void Scheduler::compose() {
   row_owner_.clear();
   for (SequencePtr& sequence : running_) sequence->rows = 0;
   for (const bool decoding : {true, false}) {
-    // grow() may remove sequences behind the present one, never before it.
+    // By index: grow() may remove sequences behind the present one, never before it.
+    // NOLINTNEXTLINE(modernize-loop-convert)
     for (std::size_t i = 0; i < running_.size(); ++i) {
       Sequence& sequence = *running_[i];
       const int left = static_cast<int>(sequence.work.tokens.size()) - sequence.table.tokens();
@@ -228,9 +230,10 @@ void Scheduler::add_rows(Sequence& sequence, int rows) {
   sequence.rows = rows;
   sequence.first_row = static_cast<int>(step_tokens_.size());
   const int first_position = sequence.table.tokens();
+  const auto next = sequence.work.tokens.begin() + first_position;
+  step_tokens_.insert(step_tokens_.end(), next, next + rows);
+  row_owner_.insert(row_owner_.end(), static_cast<std::size_t>(rows), &sequence);
   for (int i = 0; i < rows; ++i) {
-    step_tokens_.push_back(sequence.work.tokens[static_cast<std::size_t>(first_position + i)]);
-    row_owner_.push_back(&sequence);
     if (first_position + i >= sequence.next_logit) logit_rows_.push_back(sequence.first_row + i);
   }
   in_step_.push_back(&sequence);

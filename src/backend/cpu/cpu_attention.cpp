@@ -144,9 +144,9 @@ void CpuAttention::finish_rows(const Piece& piece, const AttentionConfig& config
                                int out_columns) {
   const int group = config.heads / config.kv_heads;
   for (int i = 0; i < piece.rows * group; ++i) {
-    const std::size_t row = static_cast<std::size_t>(piece.sequence->first_row + piece.first_row + i / group);
-    float* to =
-        out + row * static_cast<std::size_t>(out_columns) + (piece.kv_head * group + i % group) * config.head_dim;
+    const int row = piece.sequence->first_row + piece.first_row + i / group;
+    float* to = out + static_cast<std::size_t>(row) * static_cast<std::size_t>(out_columns) +
+                (piece.kv_head * group + i % group) * config.head_dim;
     kernels_.finish(states_[first_state + static_cast<std::size_t>(i)], config.head_dim, to);
   }
 }

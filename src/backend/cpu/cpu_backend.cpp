@@ -317,15 +317,16 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
   const int wanted = static_cast<int>(step_.logit_rows.size());
   for (int first = 0; first < wanted; first += kLogitRows) {
     const int count = std::min(kLogitRows, wanted - first);
+    const auto rows_now = step_.logit_rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     each_row(count, [&](int i) {
-      const int row = step_.logit_rows[static_cast<std::size_t>(first + i)];
+      const int row = rows_now[static_cast<std::size_t>(i)];
       kernels_.rms_norm(in.row(row), norm_weights.values, norm_weights.n, eps, act.row(i));
       quantise(act, i, row, "the last hidden state is NaN or infinite");
     });
     multiply(act, count, matrix, nullptr, logits_, matrix.n, false);
     for (int i = 0; i < count; ++i) {
       const float* row_logits = logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
-      const auto row = static_cast<std::size_t>(step_.logit_rows[static_cast<std::size_t>(first + i)]);
+      const auto row = static_cast<std::size_t>(rows_now[static_cast<std::size_t>(i)]);
       if (failed_[row] == nullptr && !kernels_.all_finite(row_logits, matrix.n))
         failed_[row] = "a logit is NaN or infinite";
       sink(first + i, {row_logits, static_cast<std::size_t>(matrix.n)});
