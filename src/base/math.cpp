@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 namespace dalsegno {
 namespace {
@@ -31,7 +32,7 @@ constexpr double kHalfPi = 0x1.921fb54442d18p0;
 constexpr double kHalfPiLow = 0x1.1a62633145c07p-54;  // pi / 2 - kHalfPi
 
 template <int count>
-double horner(const double (&coefficients)[count], double x) {
+[[gnu::always_inline]] inline double horner(const double (&coefficients)[count], double x) {
   double p = coefficients[0];
   for (int i = 1; i < count; i++) p = std::fma(p, x, coefficients[i]);
   return p;
@@ -72,9 +73,7 @@ double cosine(double x, double low) {
   return leading + (lost + std::fma(square * square, horner(kTerms, square), -x * low));
 }
 
-}  // namespace
-
-double exact_exp(double x) {
+[[gnu::always_inline]] inline double exp_of(double x) {
   // 1/13!, 1/12!, ..., 1/2!: the next term is below 2^-57 for |r| <= ln(2) / 2.
   static constexpr double kTerms[] = {1 / 6227020800.0, 1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0,
                                       1 / 362880.0,     1 / 40320.0,     1 / 5040.0,     1 / 720.0,
@@ -85,6 +84,36 @@ double exact_exp(double x) {
   const double r = std::fma(-n, kLn2Low, high);
   const double power = 1 + std::fma(r * r, horner(kTerms, r), r);
   return power * as_double((as_bits(shifted) + 1023) << 52);
+}
+
+[[gnu::always_inline]] inline double sum_of_exp(std::span<const float> values, double shift) {
+  double sum = 0;
+  for (const float value : values) {
+    const double x = static_cast<double>(value) - shift;
+    if (x > -700.0) sum += exp_of(x);
+  }
+  return sum;
+}
+
+#if defined(__x86_64__)
+// The same rounding by the instruction: a library call per fma makes the sum of a vocabulary 20 times slower.
+[[gnu::target("fma")]] double sum_of_exp_by_instruction(std::span<const float> values, double shift) {
+  return sum_of_exp(values, shift);
+}
+#endif
+
+}  // namespace
+
+double exact_exp(double x) {
+  return exp_of(x);
+}
+
+double exact_exp_sum(std::span<const float> values, double shift) {
+#if defined(__x86_64__)
+  static const bool by_instruction = __builtin_cpu_supports("fma") != 0;
+  if (by_instruction) return sum_of_exp_by_instruction(values, shift);
+#endif
+  return sum_of_exp(values, shift);
 }
 
 double exact_log(double x) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <random>
+#include <vector>
 
 namespace dalsegno {
 namespace {
@@ -73,6 +74,16 @@ TEST(Math, BitsAreFixed) {
   EXPECT_EQ(exact_sin(1), 0x1.aed548f090ceep-1);
   EXPECT_EQ(exact_cos(1000), 0x1.1ff026793f1bcp-1);
   EXPECT_EQ(exact_pow(10000, -0.25), 0x1.9999999999998p-4);
+}
+
+TEST(Math, TheSumOfExponentialsHasTheBitsOfItsTerms) {
+  std::vector<float> values;
+  for (int i = 0; i < 5000; ++i) values.push_back(static_cast<float>(-0.37 * i));
+  double sum = 0;
+  for (const float value : values) {
+    if (value - 1.5 > -700.0) sum += exact_exp(value - 1.5);
+  }
+  EXPECT_EQ(exact_exp_sum(values, 1.5), sum);
 }
 
 }  // namespace

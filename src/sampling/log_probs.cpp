@@ -7,18 +7,9 @@
 namespace dalsegno {
 namespace {
 
-// exp of anything further below the maximum is lost against a sum that holds exp(0) = 1,
-// and stays in the range of exact_exp.
-constexpr double kFarBelow = -700.0;
-
 double log_of_sum(std::span<const float> logits) {
   const double maximum = logits[static_cast<std::size_t>(argmax(logits))];
-  double sum = 0;
-  for (const float logit : logits) {
-    const double below = static_cast<double>(logit) - maximum;
-    if (below > kFarBelow) sum += exact_exp(below);
-  }
-  return maximum + exact_log(sum);
+  return maximum + exact_log(exact_exp_sum(logits, maximum));
 }
 
 }  // namespace
