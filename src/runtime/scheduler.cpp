@@ -117,6 +117,8 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   const int limit = sequence->work.reuse ? std::min(size - 1, sequence->next_logit) : 0;
   KvCache::Opened opened = sequence->work.reuse ? parts_.cache->open(parts_.name_space, tokens, limit)
                                                 : KvCache::Opened{parts_.cache->open_private(), 0, Stopped::off, 0};
+  // Logits of the first position leave nothing to reuse; that is no full hit.
+  if (limit == 0 && sequence->work.reuse) opened.stopped = size == 1 ? Stopped::cold : Stopped::off;
   sequence->table = std::move(opened.table);
   if (Result<void> room = parts_.cache->extend(sequence->table, size - opened.reused); !room.ok()) {
     parts_.cache->close(std::move(sequence->table));

@@ -61,6 +61,16 @@ TEST(Generate, ARepeatedPromptPrefillsOneToken) {
   EXPECT_EQ(first->ids, second->ids);
 }
 
+TEST(Generate, APromptOfOneTokenHasNothingToReuse) {
+  const auto engine = open_engine();
+  const std::vector<TokenId> prompt{5};
+  const auto reply = engine->generate(prompt, {.max_tokens = 3}, {});
+  ASSERT_TRUE(reply.ok());
+  EXPECT_EQ(reply->usage.reused_tokens, 0);
+  EXPECT_EQ(reply->usage.prefilled_tokens, 1);
+  EXPECT_EQ(reply->reuse.stopped, Stopped::cold);
+}
+
 TEST(Generate, AReplysOwnTokensAreReusedButTheLast) {
   const auto engine = open_engine();
   std::mt19937 random(6);
