@@ -80,7 +80,7 @@ Error is_missing(const std::string& name, const std::vector<fs::path>& models) {
 }  // namespace
 
 std::string models_folder() {
-  if (const std::string folder = environment("DALSEGNO_MODELS"); !folder.empty()) return folder;
+  if (std::string folder = environment("DALSEGNO_MODELS"); !folder.empty()) return folder;
   std::string data = environment("XDG_DATA_HOME");
   if (data.empty()) data = environment("HOME") + "/.local/share";
   return data + "/dalsegno/models";

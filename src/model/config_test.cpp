@@ -49,7 +49,7 @@ void expect_refused(const std::vector<Refusal>& refusals, const TinyModel& model
   }
 }
 
-std::function<void(TestGguf&)> set(const std::string& key, TestValue value) {
+std::function<void(TestGguf&)> set(const std::string& key, const TestValue& value) {
   return [=](TestGguf& file) { file.set(key, value); };
 }
 
