@@ -26,7 +26,8 @@ struct EngineOptions {
 
 // What generate() reports while it works. Both run on the caller's thread.
 struct GenerateCallbacks {
-  // New text, always whole UTF-8 characters. Returning false ends the reply; it keeps what it has.
+  // New text, always whole UTF-8 characters. Returning false ends the reply with this text, and no
+  // callback is called again.
   std::function<bool(std::string_view text)> on_text;
   // Prompt tokens done and in all (reused ones included); called after each prefill step.
   // Returning false cancels.

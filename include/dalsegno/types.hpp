@@ -29,7 +29,8 @@ enum class FinishReason : std::uint8_t { stop, length, cancelled, error };
 [[nodiscard]] const char* name(Stopped stopped);
 [[nodiscard]] const char* name(FinishReason reason);
 
-// reused + prefilled = prompt, in tokens. reply_tokens excludes an end-of-turn token.
+// In tokens. reused + prefilled = prompt, less what a cancelled prefill left undone.
+// reply_tokens excludes an end-of-turn token.
 struct Usage {
   int prompt_tokens = 0;
   int reused_tokens = 0;

@@ -71,17 +71,22 @@ void Chat::print_reply(const Reply& reply) {
 }
 
 // The next line of standard input without its line break, or nothing at its end.
-std::optional<std::string> next_line() {
+Result<std::optional<std::string>> next_line() {
   std::string line;
   int c = std::getchar();
-  if (c == EOF) return std::nullopt;
-  for (; c != EOF && c != '\n'; c = std::getchar()) line += static_cast<char>(c);
+  if (c == EOF) return std::optional<std::string>();
+  for (; c != EOF && c != '\n'; c = std::getchar()) {
+    line += static_cast<char>(c);
+    if (line.size() > kMostInput) return too_much("a line of standard input");
+  }
   if (line.ends_with('\r')) line.pop_back();
-  return line;
+  return std::optional(line);
 }
 
 Result<int> Chat::follow_script() {
-  while (const auto question = next_line()) {
+  for (;;) {
+    DALSEGNO_ASSIGN(question, next_line());
+    if (!question) return 0;
     if (question->empty()) continue;
     if (!options_.common.json) say(fmt::format("> {}\n", *question));
     const Interruptible interruptible(true);
@@ -92,7 +97,6 @@ Result<int> Chat::follow_script() {
     print_reply(*reply);
     if (Interruptible::requested()) return kInterrupted;
   }
-  return 0;
 }
 
 Result<int> Chat::follow_person() {

@@ -64,8 +64,9 @@ std::string reuse_words(const Usage& usage, const Reuse& reuse) {
 std::string reply_line(const Reply& reply) {
   const int out = reply.usage.reply_tokens;
   const std::string rate = reply.tokens_per_second > 0 ? fmt::format(", {:.0f} tok/s", reply.tokens_per_second) : "";
-  return fmt::format("[{} | first token {:.0f} ms | {} token{}{}{}]", reuse_words(reply.usage, reply.reuse),
-                     reply.ttft_ms, out, plural(out), rate, ending(reply.finish_reason));
+  const std::string first = reply.ttft_ms > 0 ? fmt::format(" | first token {:.0f} ms", reply.ttft_ms) : "";
+  return fmt::format("[{}{} | {} token{}{}{}]", reuse_words(reply.usage, reply.reuse), first, out, plural(out), rate,
+                     ending(reply.finish_reason));
 }
 
 }  // namespace dalsegno::cli

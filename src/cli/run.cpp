@@ -32,7 +32,23 @@ void check_together(const RunOptions& options) {
 struct Question {
   std::string text;
   bool raw = false;
+  std::string where{};  // "line 2 of FILE", where there are several
 };
+
+// Empty, or why this is no message that a template can render.
+std::string message_problem(const boost::json::value& message) {
+  const auto* object = message.if_object();
+  if (object == nullptr) return "is no object";
+  const auto* role = object->if_contains("role");
+  if (role == nullptr || !role->is_string()) return "has no \"role\" text";
+  const auto* content = object->if_contains("content");
+  const bool calls = object->contains("tool_calls");
+  if (content == nullptr && !calls) return "has no \"content\"";
+  if (content != nullptr && !content->is_string() && !content->is_array() && !(content->is_null() && calls)) {
+    return "has a \"content\" that is no text";
+  }
+  return {};
+}
 
 Result<Question> single_question(const RunOptions& options) {
   std::string prompt = options.prompt;
@@ -69,7 +85,12 @@ Result<std::vector<Question>> conversations(const std::string& path) {
       return Error{ErrorCode::invalid_argument,
                    fmt::format(R"({} must be an array of messages such as [{{"role":"user","content":"Hi"}}])", what)};
     }
-    questions.push_back({.text = line});
+    for (std::size_t i = 0; i < value.get_array().size(); ++i) {
+      const std::string problem = message_problem(value.get_array()[i]);
+      if (problem.empty()) continue;
+      return Error{ErrorCode::invalid_argument, fmt::format("message {} in {} {}", i + 1, what, problem)};
+    }
+    questions.push_back({.text = line, .where = what});
   }
   if (questions.empty())
     return Error{ErrorCode::invalid_argument, fmt::format("{} holds no messages", source_name(path))};
@@ -102,9 +123,12 @@ void print_reply(const Reply& reply, int turn, const RunOptions& options) {
 }
 
 Result<Reply> answer(Engine& engine, const Question& question, const RunOptions& options) {
-  DALSEGNO_ASSIGN(ids, ids_of(engine.tokenizer(), question));
   PrefillProgress progress;
-  return engine.generate(ids, options.generate, live_callbacks(!options.common.json, progress));
+  auto ids = ids_of(engine.tokenizer(), question);
+  auto reply = ids.ok() ? engine.generate(*ids, options.generate, live_callbacks(!options.common.json, progress))
+                        : Result<Reply>(std::move(ids).error());
+  if (reply.ok() || question.where.empty()) return reply;
+  return Error{reply.error().code, fmt::format("{}: {}", question.where, reply.error().message)};
 }
 
 Result<int> run(const RunOptions& options) {

@@ -59,6 +59,10 @@ Error cannot_read(const std::string& what, int error) {
 
 }  // namespace
 
+Error too_much(const std::string& what) {
+  return {ErrorCode::exhausted, fmt::format("{} holds more than {} MiB; give less text", what, kMostInput >> 20)};
+}
+
 bool say(std::string_view text) {
   const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   if (!written && output_error == 0) output_error = errno;
@@ -103,6 +107,7 @@ Result<std::string> read_all(const std::string& path) {
   std::array<char, 1 << 16> buffer;
   while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
     text.append(buffer.data(), count);
+    if (text.size() > kMostInput) return too_much(source_name(path));
   }
   if (std::ferror(file.get()) != 0) return cannot_read(source_name(path), errno);
   return text;

@@ -23,7 +23,11 @@ void end_when_reader_leaves();
 
 // "standard input" for "-", else the path: how errors call what was read.
 [[nodiscard]] std::string source_name(const std::string& path);
-// All of standard input ("-") or of a file. Errors: not_found, io.
+// Bytes read from one source at most: far more than any context holds.
+inline constexpr std::size_t kMostInput = 64U << 20;
+// The error of a source that holds more.
+[[nodiscard]] Error too_much(const std::string& what);
+// All of standard input ("-") or of a file. Errors: not_found, io, exhausted.
 Result<std::string> read_all(const std::string& path);
 // The same bytes, with U+FFFD for those that are not UTF-8.
 [[nodiscard]] std::string well_formed(std::string_view text);

@@ -50,11 +50,11 @@ Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& optio
 
 void Generation::on_admitted(const Admission& admission) {
   reply_.usage.reused_tokens = admission.reused;
-  reply_.usage.prefilled_tokens = reply_.usage.prompt_tokens - admission.reused;
   reply_.reuse = {admission.reused > 0 ? "ram" : "none", admission.stopped, admission.at};
 }
 
 void Generation::on_progress(int done, int total) {
+  reply_.usage.prefilled_tokens = done - reply_.usage.reused_tokens;
   {
     const std::lock_guard lock(mutex_);
     progress_done_ = done;
@@ -64,12 +64,12 @@ void Generation::on_progress(int done, int total) {
   changed_.notify_one();
 }
 
-void Generation::show(const std::string& text) {
+void Generation::show(std::string text) {
   if (text.empty()) return;
   reply_.text += text;
   {
     const std::lock_guard lock(mutex_);
-    new_text_ += text;
+    new_text_.push_back({std::move(text), reply_.ids.size()});
   }
   changed_.notify_one();
 }
@@ -90,7 +90,7 @@ Decision Generation::on_logits(int position, std::span<const float> logits, std:
 void Generation::on_finished(Result<FinishReason> outcome) {
   std::string rest = stops_.push(decoder_.finish());
   rest += stops_.finish();
-  show(rest);
+  show(std::move(rest));
   {
     const std::lock_guard lock(mutex_);
     outcome_ = std::move(outcome);
@@ -98,24 +98,38 @@ void Generation::on_finished(Result<FinishReason> outcome) {
   changed_.notify_one();
 }
 
+// False once a callback has asked for the end.
+bool Generation::deliver(const Piece& piece, const GenerateCallbacks& callbacks) {
+  delivered_.text += piece.text;
+  delivered_.ids = piece.ids;
+  return !callbacks.on_text || callbacks.on_text(piece.text);
+}
+
 Result<Reply> Generation::wait(const GenerateCallbacks& callbacks) {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [&] { return !new_text_.empty() || progress_new_ || outcome_.has_value(); });
-    const std::string text = std::exchange(new_text_, {});
+    const std::deque<Piece> pieces = std::exchange(new_text_, {});
     const bool progress = std::exchange(progress_new_, false);
     const int done = progress_done_;
     const int total = progress_total_;
     const bool ended = outcome_.has_value();
     lock.unlock();
     // Prefill comes before text, so reporting it first keeps the order.
-    if (progress && callbacks.on_prefill && !callbacks.on_prefill(done, total)) cancel();
-    if (!text.empty() && callbacks.on_text && !callbacks.on_text(text)) cancel();
+    if (!cut_short_ && progress && callbacks.on_prefill) cut_short_ = !callbacks.on_prefill(done, total);
+    for (const Piece& piece : pieces) {
+      if (!cut_short_) cut_short_ = !deliver(piece, callbacks);
+    }
     if (ended) break;
+    if (cut_short_) cancel();
     lock.lock();
   }
   if (!outcome_->ok()) return std::move(*outcome_).error();
-  return reply(outcome_->value());
+  if (!cut_short_) return reply(outcome_->value());
+  // What was computed beyond stays in the cache, but is no part of the reply.
+  reply_.text = std::move(delivered_.text);
+  reply_.ids.resize(delivered_.ids);
+  return reply(FinishReason::cancelled);
 }
 
 Reply Generation::reply(FinishReason reason) {

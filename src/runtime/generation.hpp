@@ -47,7 +47,13 @@ class Generation final : public Request {
 
  private:
   using Clock = std::chrono::steady_clock;
-  void show(const std::string& text);
+  // A piece of new text, and how many of the reply's ids have come by then.
+  struct Piece {
+    std::string text;
+    std::size_t ids = 0;
+  };
+  void show(std::string text);
+  bool deliver(const Piece& piece, const GenerateCallbacks& callbacks);
   Reply reply(FinishReason reason);
 
   // Constant after construction.
@@ -64,10 +70,14 @@ class Generation final : public Request {
   Clock::time_point last_token_;
   int sampled_ = 0;  // an end-of-turn token included
 
+  // The caller's thread only.
+  Piece delivered_;         // all text so far
+  bool cut_short_ = false;  // a callback ended the reply: it is what was delivered until then
+
   // Guarded by mutex_.
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::string new_text_;
+  std::deque<Piece> new_text_;
   int progress_done_ = 0;
   int progress_total_ = 0;
   bool progress_new_ = false;

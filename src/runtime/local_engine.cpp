@@ -72,6 +72,13 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   cache_ = std::move(cache);
   const std::uint64_t room = cache_->stats().pages_limit * kBlockTokens;
   context_ = static_cast<int>(std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), room));
+  if (room < static_cast<std::uint64_t>(wanted)) {
+    remedy_ = "shorten it, or raise --memory: the budget has room for no more K/V";
+  } else if (wanted < config.context) {
+    remedy_ = fmt::format("shorten it, or raise --context up to the {} that the model was made for", config.context);
+  } else {
+    remedy_ = "shorten it: the model was made for no more";
+  }
 
   Namespace name_space;
   name_space.key.fingerprint = fingerprint(*file, config, pool_);
@@ -85,11 +92,8 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
 Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
   if (prompt.empty()) return Error{ErrorCode::invalid_argument, "the prompt is empty; give at least one token"};
   if (static_cast<int>(prompt.size()) > context_) {
-    return Error{
-        ErrorCode::invalid_argument,
-        fmt::format("the prompt has {} tokens, but the context holds {}; shorten it or raise --context or --memory "
-                    "(the model was made for {})",
-                    prompt.size(), context_, config_.context)};
+    return Error{ErrorCode::invalid_argument, fmt::format("the prompt has {} tokens, but the context holds {}; {}",
+                                                          prompt.size(), context_, remedy_)};
   }
   for (std::size_t i = 0; i < prompt.size(); ++i) {
     if (prompt[i] >= 0 && prompt[i] < config_.vocabulary) continue;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "backend/backend.hpp"
 #include "base/memory_budget.hpp"
@@ -42,6 +43,7 @@ class LocalEngine final : public Engine {
   ThreadPool pool_;
   ModelConfig config_;
   int context_ = 0;
+  std::string remedy_;  // what to do about a prompt longer than the context
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> cache_;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <thread>
 
 #include "runtime/generation.hpp"
@@ -115,6 +116,47 @@ TEST(Generate, ACancelledReplyKeepsWhatItComputed) {
   const auto again = engine->generate(prompt, {.max_tokens = 1}, {});
   ASSERT_TRUE(again.ok());
   EXPECT_GE(again->usage.reused_tokens, 96);
+}
+
+TEST(Generate, ACancelledPrefillReportsWhatItComputed) {
+  const auto engine = open_engine();
+  std::mt19937 random(10);
+  GenerateCallbacks callbacks;
+  int last = 0;
+  callbacks.on_prefill = [&](int done, int) {
+    last = done;
+    return done < 64;
+  };
+  const auto reply = engine->generate(random_tokens(random, 1500), {.max_tokens = 5, .chunk = 16}, callbacks);
+  ASSERT_TRUE(reply.ok());
+  EXPECT_EQ(reply->finish_reason, FinishReason::cancelled);
+  EXPECT_GE(reply->usage.prefilled_tokens, last);
+  EXPECT_EQ(reply->usage.prefilled_tokens % 16, 0);
+  EXPECT_LT(reply->usage.prefilled_tokens, 1500);
+  EXPECT_EQ(reply->ttft_ms, 0);
+}
+
+TEST(Generate, AReplyEndsWithTheTextThatACallbackRefused) {
+  const auto engine = open_engine();
+  const std::vector<TokenId> prompt(30, 3);
+  for (int round = 0; round < 3; ++round) {
+    std::string shown;
+    int calls = 0;
+    GenerateCallbacks callbacks;
+    callbacks.on_text = [&](std::string_view text) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(round * 5));
+      shown += text;
+      return ++calls < 4;
+    };
+    GenerateOptions options{.max_tokens = 60};
+    options.sampling.temperature = 1.0F;
+    const auto reply = engine->generate(prompt, options, callbacks);
+    ASSERT_TRUE(reply.ok());
+    EXPECT_EQ(calls, 4);
+    EXPECT_EQ(reply->text, shown);
+    EXPECT_EQ(reply->finish_reason, FinishReason::cancelled);
+    EXPECT_LT(reply->ids.size(), 60U);
+  }
 }
 
 TEST(Generate, WithReuseOffNothingIsReadOrKept) {
