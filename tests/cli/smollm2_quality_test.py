@@ -10,15 +10,19 @@ import quality
 from program import GOLDEN, SMOLLM2
 
 VOCABULARY = 49152
+LIKELY = 2000  # tokens that nearly always hold the 32 that the reference lists
 
 
 class SmolLM2Quality(program.ProgramTest):
     def listed(self, prompt):
         """The listed KL at each golden position of one prompt."""
         at = ",".join(map(str, prompt["at"]))
-        words = ["score", "-m", SMOLLM2, "--ids", self.ids_file(prompt["ids"]), "--at", at, "--top", VOCABULARY]
-        ours = quality.tables(self.one_json(*words))
-        return [quality.listed_kl(dict(map(tuple, top)), table) for top, table in zip(prompt["top"], ours)]
+        words = ["score", "-m", SMOLLM2, "--ids", self.ids_file(prompt["ids"]), "--at", at]
+        reference = [dict(map(tuple, top)) for top in prompt["top"]]
+        ours = quality.tables(self.one_json(*words, "--top", LIKELY))
+        if any(listed.keys() - table.keys() for listed, table in zip(reference, ours)):
+            ours = quality.tables(self.one_json(*words, "--top", VOCABULARY))
+        return [quality.listed_kl(listed, table) for listed, table in zip(reference, ours)]
 
     def assert_within(self, values, mean, p99, largest):
         self.assertLessEqual(statistics.mean(values), 1.05 * mean)
