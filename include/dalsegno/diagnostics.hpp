@@ -57,6 +57,32 @@ Result<TimedRun> time_prefill(Engine& engine, int tokens);
 // decode: `batch` sequences at `depth`, `tokens` steps each; shared: they share the first `depth` tokens.
 Result<TimedRun> time_decode(Engine& engine, int depth, int batch, int tokens, bool shared);
 
+// What the machine can do at the CPU level in force, on `threads` threads (0: one per core): operations per second,
+// two per multiply-add, of multiply-adds in registers. The best of several tries, `seconds` of them in all.
+// Errors: as cpu_levels().
+struct MachinePeak {
+  double int8 = 0;
+  double bf16 = 0;
+};
+Result<MachinePeak> measure_peak(int threads, double seconds);
+
+// Operations by the unit that can do them fastest. Products with float weights count as bf16.
+struct Operations {
+  double int8 = 0;
+  double bf16 = 0;
+};
+// What computing with a model cannot avoid, whatever the code.
+struct ModelCost {
+  double file_bytes = 0;
+  double weight_bytes = 0;          // read by every step: all packed matrices but an embedding that is no head as well
+  double kv_bytes = 0;              // per token held
+  Operations layers;                // weight products per token
+  Operations head;                  // per token whose logits are wanted
+  double attention_operations = 0;  // bf16, per token and key it sees
+};
+// Errors: as Engine::open.
+Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv);
+
 struct TensorTypeCount {
   std::string type;
   int count = 0;

@@ -18,6 +18,7 @@ namespace {
 constexpr double kCommonCache = 32e6;
 constexpr std::size_t kLeastWords = 16 << 20;  // 128 MiB
 constexpr std::size_t kMostWords = 64 << 20;   // 512 MiB: fresh memory can cost a second per 500 MB
+constexpr std::size_t kBriefWords = 1 << 20;
 constexpr int kSweeps = 6;
 
 // Independent sums, so that the loop waits for memory and not for additions.
@@ -46,12 +47,12 @@ double cache_bytes() {
   return size >> kib && kib > 0 ? kib * 1024 : kCommonCache;
 }
 
-double read_bandwidth(int threads) {
+double read_bandwidth(int threads, bool brief) {
   if (threads <= 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   const auto wanted = static_cast<std::size_t>(cache_bytes()) / sizeof(std::uint64_t) * 4;
   std::vector<std::uint64_t> words;
   try {
-    words.resize(std::clamp(wanted, kLeastWords, kMostWords), 1);
+    words.resize(brief ? kBriefWords : std::clamp(wanted, kLeastWords, kMostWords), 1);
   } catch (const std::bad_alloc&) {
     return 0;
   }

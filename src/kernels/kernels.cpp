@@ -32,6 +32,8 @@ constexpr Kernels kScalar = {
     .finish = scalar::finish,
     .exp_sum = scalar::exp_sum,
     .all_finite = scalar::all_finite,
+    .peak_int8 = scalar::peak_int8,
+    .peak_bf16 = scalar::peak_bf16,
 };
 
 #define DALSEGNO_OVERRIDE(table, level) \
@@ -50,7 +52,9 @@ constexpr Kernels kScalar = {
   table.merge = level::merge;           \
   table.finish = level::finish;         \
   table.exp_sum = level::exp_sum;       \
-  table.all_finite = level::all_finite
+  table.all_finite = level::all_finite; \
+  table.peak_int8 = level::peak_int8;   \
+  table.peak_bf16 = level::peak_bf16
 
 #if defined(__x86_64__)
 constexpr Kernels kAvx2 = [] {

@@ -70,6 +70,9 @@ struct AttentionArgs {
   AttentionState* out = nullptr;  // [rows]; overwritten; m = -inf where nothing is visible
 };
 
+// The f32 sums of peak_bf16 count exactly up to 2^24, by at most 2 per round.
+inline constexpr int kMostPeakRounds = 1 << 20;
+
 struct Kernels {
   const char* name;
 
@@ -107,6 +110,12 @@ struct Kernels {
   float (*exp_sum)(const float* x, int n, float shift, float* out);
   // False if any of x [n] is NaN or infinite.
   bool (*all_finite)(const float* x, int n);
+
+  // What the level's instructions can do at most: `rounds` rounds of independent multiply-adds in registers, as
+  // gemm has them (int8) and attend (bf16). The result is the operations done, two per multiply-add, as the
+  // sums themselves counted them. Requires: rounds <= kMostPeakRounds.
+  std::uint64_t (*peak_int8)(int rounds);
+  std::uint64_t (*peak_bf16)(int rounds);
 };
 
 // The levels this machine can run whose self-check passed, lowest first. Empty only if scalar, which

@@ -24,7 +24,10 @@ namespace dalsegno {
   bool store_k(const float* k, int head_dim, KvFormat format, std::byte* part, int slot);  \
   bool store_v(const float* v, int head_dim, KvFormat format, std::byte* part, int slot);  \
   float exp_sum(const float* x, int n, float shift, float* out);                           \
-  bool all_finite(const float* x, int n);
+  bool all_finite(const float* x, int n);                                                  \
+  /* peak_LEVEL.cpp */                                                                     \
+  std::uint64_t peak_int8(int rounds);                                                     \
+  std::uint64_t peak_bf16(int rounds);
 
 namespace scalar {
 void embed_row(const PackedMatrix& w, int row, float* out);
