@@ -38,17 +38,23 @@ struct alignas(64) Line {
 // `copies` random matrices one behind the other.
 class Problem {
  public:
-  Problem(PackedFormat format, Shape shape, int rows)
+  Problem(PackedFormat format, Shape shape, int rows, int activation_bits)
       : bytes_(packed_bytes(format, shape.n, shape.k)),
         copies_(rows <= 8 ? static_cast<int>(kColdBytes / bytes_) + 1 : 1),
         weights_(bytes_ / sizeof(Line) * static_cast<std::size_t>(copies_)),
         x_(static_cast<std::size_t>(rows) * static_cast<std::size_t>(shape.k)),
         codes_(x_.size()),
+        codes16_(x_.size()),
         scale_(x_.size() / 32),
-        sum_(x_.size() / 32),
+        sum_(2 * scale_.size()),
         rows_(rows) {
     const int panels = (shape.n + kPanelColumns - 1) / kPanelColumns;
     matrix_ = {format, shape.n, shape.k, panels, packed_panel_bytes(format, shape.k), nullptr};
+    quant_ = {.codes = activation_bits == 8 ? codes_.data() : nullptr,
+              .codes16 = activation_bits == 16 ? codes16_.data() : nullptr,
+              .scale = scale_.data(),
+              .sum = sum_.data(),
+              .k = shape.k};
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     for (float& value : x_) value = normal(random);
@@ -61,7 +67,7 @@ class Problem {
     GemmArgs args;
     args.w = &matrix_;
     args.panel_end = matrix_.panels;
-    args.quant = {codes_.data(), scale_.data(), sum_.data(), matrix_.k};
+    args.quant = quant_;
     args.x = x_.data();
     args.m = rows_;
     args.c = c.data();
@@ -70,8 +76,7 @@ class Problem {
   }
   void quantise(const Kernels& kernels) {
     for (int row = 0; row < rows_; ++row) {
-      kernels.quantise(x_.data() + static_cast<std::ptrdiff_t>(row) * matrix_.k, row,
-                       {codes_.data(), scale_.data(), sum_.data(), matrix_.k});
+      kernels.quantise(x_.data() + static_cast<std::ptrdiff_t>(row) * matrix_.k, row, quant_);
     }
   }
   [[nodiscard]] std::size_t outputs() const {
@@ -104,16 +109,18 @@ class Problem {
   std::vector<Line> weights_;
   std::vector<float> x_;
   std::vector<std::int8_t> codes_;
+  std::vector<std::int16_t> codes16_;
   std::vector<float> scale_;
   std::vector<std::int32_t> sum_;
   int rows_;
   PackedMatrix matrix_;
+  QuantRows quant_;
 };
 
-void product(benchmark::State& state, const Kernels* kernels, PackedFormat format, Shape shape) {
+void product(benchmark::State& state, const Kernels* kernels, PackedFormat format, Shape shape, int activation_bits) {
   const FloatState float_state;
   const int m = static_cast<int>(state.range(0));
-  Problem problem(format, shape, m);
+  Problem problem(format, shape, m, activation_bits);
   problem.quantise(*kernels);
   std::vector<float> c(problem.outputs());
   std::vector<float> expected(c.size());
@@ -136,10 +143,10 @@ void product(benchmark::State& state, const Kernels* kernels, PackedFormat forma
   state.counters["GB/s"] = benchmark::Counter(problem.bytes() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-void quantisation(benchmark::State& state, const Kernels* kernels) {
+void quantisation(benchmark::State& state, const Kernels* kernels, int activation_bits) {
   const FloatState float_state;
   const int m = static_cast<int>(state.range(0));
-  Problem problem(PackedFormat::w4, {32, 576}, m);
+  Problem problem(PackedFormat::w4, {32, 576}, m, activation_bits);
   for (auto _ : state) {
     problem.quantise(*kernels);
     benchmark::ClobberMemory();
@@ -164,17 +171,35 @@ void packing(benchmark::State& state, TensorType type) {
       benchmark::Counter(static_cast<double>(bytes) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
 }
 
+// "gemm/avx2/..." and, with 16-bit activations, "gemm16/avx2/...".
+const char* suffix(int activation_bits) {
+  return activation_bits == 16 ? "16/" : "/";
+}
+
+void register_product(const Kernels* kernels, PackedFormat format, Shape shape, int activation_bits) {
+  const std::string name = std::string("gemm") + suffix(activation_bits) + kernels->name + "/" +
+                           kFormatNames[static_cast<int>(format)] + "/" + std::to_string(shape.n) + "x" +
+                           std::to_string(shape.k) + "/m";
+  benchmark::RegisterBenchmark(name.c_str(), product, kernels, format, shape, activation_bits)
+      ->Arg(1)
+      ->Arg(8)
+      ->Arg(64)
+      ->Arg(512);
+}
+
 void register_all() {
   for (const Kernels* kernels : available_kernels()) {
-    const std::string level = kernels->name;
     for (const PackedFormat format : kFormats) {
       for (const Shape& shape : kShapes) {
-        const std::string name = "gemm/" + level + "/" + kFormatNames[static_cast<int>(format)] + "/" +
-                                 std::to_string(shape.n) + "x" + std::to_string(shape.k) + "/m";
-        benchmark::RegisterBenchmark(name.c_str(), product, kernels, format, shape)->Arg(1)->Arg(8)->Arg(64)->Arg(512);
+        register_product(kernels, format, shape, 8);
+        if (!is_float(format)) register_product(kernels, format, shape, 16);
       }
     }
-    benchmark::RegisterBenchmark(("quantise/" + level + "/m").c_str(), quantisation, kernels)->Arg(64);
+    for (const int bits : {8, 16}) {
+      benchmark::RegisterBenchmark((std::string("quantise") + suffix(bits) + kernels->name + "/m").c_str(),
+                                   quantisation, kernels, bits)
+          ->Arg(64);
+    }
   }
   for (const TensorType type :
        {TensorType::q8_0, TensorType::q4_0, TensorType::q4_1, TensorType::q5_0, TensorType::q5_1, TensorType::iq4_nl,

@@ -1,6 +1,6 @@
-// The bits themselves: SHA-256 of the logits of each tiny model that runs, per K/V format. A change of any
-// of them is a change of the numerics contract: it needs a new kNumericsVersion and a new
-// baseline file, which this test prints when the two differ.
+// The bits themselves: SHA-256 of the logits of each tiny model that runs, per K/V format and precision of activations.
+// A change of any of them is a change of the numerics contract: it needs a new kNumericsVersion and a new baseline
+// file, which this test prints when the two differ.
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
@@ -24,7 +24,7 @@ constexpr const char* kModels[] = {"llama-gqa",  "llama-rope3", "llama-f16",  "l
                                    "llama-q4_0", "llama-q4_1",  "llama-q5_0", "llama-q5_1", "llama-iq4_nl",
                                    "llama-q4_k", "llama-q5_k",  "llama-q6_k"};
 
-std::string hash(const std::string& model, KvFormat kv) {
+std::string hash(const std::string& model, KvFormat kv, int activation_bits) {
   const std::string stem = std::string(DALSEGNO_GOLDEN) + "/tiny/" + model;
   std::vector<TokenId> ids;
   const boost::json::value golden = read_json(stem + ".json");
@@ -34,6 +34,7 @@ std::string hash(const std::string& model, KvFormat kv) {
   EngineOptions options;
   options.model_path = stem + ".gguf";
   options.kv = kv;
+  options.activation_bits = activation_bits;
   options.memory_bytes = 256ULL << 20;
   const auto engine = Engine::open(options);
   EXPECT_TRUE(engine.ok());
@@ -46,7 +47,10 @@ std::string hash(const std::string& model, KvFormat kv) {
 TEST(Baseline, TheLogitsOfTheTinyModelsHaveTheBitsOfThisNumericsVersion) {
   boost::json::object hashes;
   for (const char* model : kModels) {
-    hashes[model] = {{"bf16", hash(model, KvFormat::bf16)}, {"f32", hash(model, KvFormat::f32)}};
+    hashes[model] = {{"bf16", hash(model, KvFormat::bf16, 8)},
+                     {"f32", hash(model, KvFormat::f32, 8)},
+                     {"bf16, activations 16", hash(model, KvFormat::bf16, 16)},
+                     {"f32, activations 16", hash(model, KvFormat::f32, 16)}};
   }
   const boost::json::value now = {{"numerics_version", kNumericsVersion}, {"logits_sha256", hashes}};
   const boost::json::value baseline = read_json(std::string(DALSEGNO_SOURCE) + "/tests/baseline.json");

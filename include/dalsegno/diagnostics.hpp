@@ -107,6 +107,6 @@ struct InspectReport {
   std::vector<std::string> unusual;  // one sentence each
 };
 // context 0: the model's own. Errors: as Engine::open, but unknown architectures are reported, not refused.
-Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context);
+Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context, int activation_bits = 8);
 
 }  // namespace dalsegno

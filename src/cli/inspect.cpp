@@ -78,7 +78,7 @@ void print_report(const InspectReport& report, KvFormat kv) {
 
 Result<int> inspect_verb(const CommonOptions& options) {
   DALSEGNO_ASSIGN(path, find_model(options.model));
-  DALSEGNO_ASSIGN(report, inspect(path, options.engine.kv, options.engine.context));
+  DALSEGNO_ASSIGN(report, inspect(path, options.engine.kv, options.engine.context, options.engine.activation_bits));
   if (options.json) {
     say(dump(report_json(report, options.engine.kv)) + "\n");
   } else {

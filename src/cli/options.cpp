@@ -42,10 +42,9 @@ void read_kv(EngineOptions& engine, const std::string& text) {
   }
 }
 
-void read_activations(const std::string& text) {
-  if (text == "8") return;
-  if (text == "16") wrong_usage("--activations 16: 16-bit activations are not supported yet; use 8");
-  wrong_usage(fmt::format("--activations must be 8, not '{}'", text));
+void read_activations(EngineOptions& engine, const std::string& text) {
+  if (text != "8" && text != "16") wrong_usage(fmt::format("--activations must be 8 or 16, not '{}'", text));
+  engine.activation_bits = text == "8" ? 8 : 16;
 }
 
 // Options that are agreed but not there yet are refused by name, never ignored.
@@ -126,9 +125,11 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
          "how keys and values are stored: bf16 (default) or f32")
       ->type_name("FORMAT")
       ->group(sizes);
-  app.add_option_function<std::string>("--activations", &read_activations, "bits of activations: 8 (default)")
+  app.add_option_function<std::string>(
+         "--activations", [&engine](const std::string& text) { read_activations(engine, text); },
+         "bits of what quantised weights are multiplied by: 8 (default) or, nearer to the model, 16")
       ->type_name("BITS")
-      ->group(runs);
+      ->group(sizes);
   add_unsupported(app);
 }
 

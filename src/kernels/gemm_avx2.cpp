@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/levels.hpp"
 #include "tensor/packing.hpp"
@@ -19,13 +20,15 @@ namespace {
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kTallest = 4;
+constexpr int kTallestWide = 4;
 constexpr int kTallestFloat = 6;
 // Weights are read once, in one stream: 4 KB ahead is about the latency of memory at full speed.
 constexpr int kAhead = 4096;
 
-// Rows [m, k] of quantised activations, from some row on.
+// Rows [m, k] of quantised activations, from some row on. Code: int8 or int16.
+template <class Code>
 struct Rows {
-  const std::int8_t* codes;
+  const Code* codes;
   const float* scale;
   const std::int32_t* sum;
   int k;
@@ -43,8 +46,9 @@ struct Target {
 // From element 8 - n on: a mask of the first n lanes.
 alignas(64) constexpr std::int32_t kFirstLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
-// Four codes in every 32-bit lane.
-__m256i quad(const std::int8_t* codes) {
+// Four int8 or two int16 codes in every 32-bit lane.
+template <class Code>
+__m256i quad(const Code* codes) {
   std::int32_t word;
   __builtin_memcpy(&word, codes, sizeof word);
   return _mm256_set1_epi32(word);
@@ -78,9 +82,11 @@ void store(const Target& out, int row, int column, __m256 result) {
   _mm256_maskstore_ps(c, mask, result);
 }
 
-// The int32 sums of R rows by NV vectors of columns over the part of one group that shares a scale.
+// The int32 sums of R rows by NV vectors of columns over the part of one group that shares a scale;
+// 8-bit activations.
 template <PackedFormat F, int R, int NV>
 struct Group {
+  using Code = std::int8_t;
   static constexpr GroupLayout kLayout = group_layout(F);
   static constexpr int kQuads = 8 / kLayout.scales;  // quads per scale
   static constexpr int kPlanes = F == PackedFormat::w8 ? 2 : 1;
@@ -90,7 +96,7 @@ struct Group {
 
   // -zero * (sum of activations). h: which scale's part of the group. The pair of half sums is weighed
   // by vpmaddwd in one step.
-  void start(const Rows& rows, int groups, int g, int h) {
+  void start(const Rows<Code>& rows, int groups, int g, int h) {
     constexpr int zero = -kLayout.zero & 0xffff;
     const __m256i weights = _mm256_set1_epi32(kLayout.scales == 1 ? zero << 16 | zero : h == 0 ? zero : zero << 16);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
@@ -136,17 +142,73 @@ struct Group {
       DALSEGNO_UNROLL for (int plane = 0; plane < kPlanes; ++plane) add_run(w, codes, k, first, plane);
     }
   }
+
+  // The sum of activations of group `at`, counted over all rows.
+  static __m256i sum(const Rows<Code>& rows, std::ptrdiff_t at) {
+    return _mm256_madd_epi16(_mm256_set1_epi32(rows.sum[at]), _mm256_set1_epi16(1));
+  }
+};
+
+// The same for 16-bit activations: vpmaddwd takes pairs of them, against the even and the odd bytes of a quad
+// widened to 16 bits. Exact: 32 * 255 * 32639 is below 2^29.
+template <PackedFormat F, int R, int NV>
+struct WideGroup {
+  using Code = std::int16_t;
+  static constexpr GroupLayout kLayout = group_layout(F);
+  static constexpr int kQuads = 8 / kLayout.scales;
+
+  __m256i sums[R][NV];
+
+  void start(const Rows<Code>& rows, int groups, int g, int h) {
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
+      __m256i s = sum(rows, at);
+      if constexpr (kLayout.scales == 2) {
+        const __m256i first = _mm256_set1_epi32(rows.sum[2 * at + 1]);
+        s = h == 0 ? first : _mm256_sub_epi32(s, first);
+      }
+      s = _mm256_sub_epi32(_mm256_setzero_si256(), s);
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+        sums[i][j] =
+            kLayout.zero == 0 ? _mm256_setzero_si256() : _mm256_slli_epi32(s, __builtin_ctz(kLayout.zero | 256));
+      }
+    }
+  }
+
+  // Codes 0 and 2 (odd: 1 and 3) of quad q of 8 columns, as int16.
+  static __m256i pair_of(const std::byte* w, int q, bool odd) {
+    const __m256i codes = load(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
+    const int shift = (odd ? 8 : 0) + (kLayout.code_bits == 4 && q % 2 == 1 ? 4 : 0);
+    const __m256i low = shift == 0 ? codes : _mm256_srli_epi16(codes, shift);
+    if (shift + kLayout.code_bits == 16) return low;
+    return _mm256_and_si256(low, _mm256_set1_epi16(kLayout.code_bits == 8 ? 255 : 15));
+  }
+
+  void dot(const std::byte* w, const Code* codes, int k, int h) {
+    DALSEGNO_UNROLL for (int q = 2 * h * kQuads; q < 2 * (h + 1) * kQuads; ++q) {
+      __m256i weights[NV];
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = pair_of(w + 32 * j, q / 2, q % 2 == 1);
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const __m256i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k + 2 * q);
+        DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
+          sums[i][j] = _mm256_add_epi32(sums[i][j], _mm256_madd_epi16(weights[j], a));
+        }
+      }
+    }
+  }
+
+  static __m256i sum(const Rows<Code>& rows, std::ptrdiff_t at) { return _mm256_set1_epi32(rows.sum[2 * at]); }
 };
 
 // acc = fma(float(sum of activations), minimum * scale_a, acc) for one group.
-template <PackedFormat F, int R, int NV>
-void add_minimum(const Rows& rows, const std::byte* minima, int column, int g, __m256 (&acc)[R][NV]) {
+template <class G, int R, int NV>
+void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, int column, int g, __m256 (&acc)[R][NV]) {
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * (rows.k / kGroup) + g;
     const __m256 a = _mm256_set1_ps(rows.scale[at]);
-    const __m256 sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_set1_epi32(rows.sum[at]), _mm256_set1_epi16(1)));
+    const __m256 sum = _mm256_cvtepi32_ps(G::sum(rows, at));
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
-      const __m256 minimum = load_scales<group_layout(F).scale_bytes>(minima, column + 8 * j);
+      const __m256 minimum = load_scales<G::kLayout.scale_bytes>(minima, column + 8 * j);
       acc[i][j] = _mm256_fmadd_ps(sum, _mm256_mul_ps(minimum, a), acc[i][j]);
     }
   }
@@ -154,9 +216,8 @@ void add_minimum(const Rows& rows, const std::byte* minima, int column, int g, _
 
 // R rows by 8 * NV columns of a panel, from `column` on. One accumulator per output, groups ascending; per
 // group and scale acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
-template <PackedFormat F, int R, int NV>
-void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
-  using G = Group<F, R, NV>;
+template <class G, int R, int NV>
+void tile(const Rows<typename G::Code>& rows, const std::byte* w, int column, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   const int groups = rows.k / kGroup;
   __m256 acc[R][NV];
@@ -165,7 +226,7 @@ void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
   }
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
     if constexpr (R <= 2) prefetch(w + kAhead, layout.bytes);
-    const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
+    const typename G::Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
       group.start(rows, groups, g, h);
@@ -179,7 +240,7 @@ void tile(const Rows& rows, const std::byte* w, int column, const Target& out) {
         }
       }
     }
-    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset, column, g, acc);
+    if constexpr (layout.minimum) add_minimum<G>(rows, w + layout.minimum_offset, column, g, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) store(out, i, column + 8 * j, acc[i][j]);
@@ -216,30 +277,38 @@ void float_tile(const float* x, int k, const std::byte* w, int column, const Tar
   }
 }
 
-// Calls the tile of the height at hand: R is the tallest.
-template <PackedFormat F, int R>
+// Where row `row` of the activations starts.
+template <class Code>
+Rows<Code> rows_from(const GemmArgs& args, std::ptrdiff_t row) {
+  const QuantRows& quant = args.quant;
+  const std::ptrdiff_t k = args.w->k;
+  const std::ptrdiff_t at = row * (k / kGroup);
+  if constexpr (sizeof(Code) == 1) return {quant.codes + row * k, quant.scale + at, quant.sum + at, args.w->k};
+  if constexpr (sizeof(Code) == 2) return {quant.codes16 + row * k, quant.scale + at, quant.sum + 2 * at, args.w->k};
+}
+
+// Calls the tile of the height at hand: R is the tallest. Code: of the activations.
+template <PackedFormat F, class Code, int R>
 void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, const Target& out) {
   if constexpr (R > 1) {
-    if (height < R) return run_tile<F, R - 1>(args, panel, row, height, out);
+    if (height < R) return run_tile<F, Code, R - 1>(args, panel, row, height, out);
   }
   constexpr int vectors = R == 1 ? 4 : 2;
   const std::ptrdiff_t k = args.w->k;
-  const std::ptrdiff_t groups = k / kGroup;
   for (int column = 0; column < out.columns; column += 8 * vectors) {
     if constexpr (F >= PackedFormat::f32) {
       float_tile<F, R, vectors>(args.x + row * k, args.w->k, panel, column, out);
     } else {
-      const QuantRows& quant = args.quant;
-      tile<F, R, vectors>({quant.codes + row * k, quant.scale + row * groups, quant.sum + row * groups, args.w->k},
-                          panel, column, out);
+      using G = std::conditional_t<sizeof(Code) == 1, Group<F, R, vectors>, WideGroup<F, R, vectors>>;
+      tile<G, R, vectors>(rows_from<Code>(args, row), panel, column, out);
     }
   }
 }
 
 // Rows are spread evenly over the fewest tiles: 5 rows are 3 + 2, not 4 + 1.
-template <PackedFormat F>
+template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
-  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : kTallest;
+  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
   const int tiles = (args.m + tallest - 1) / tallest;
   for (int p = args.panel_begin; p < args.panel_end; ++p) {
     const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
@@ -249,9 +318,27 @@ void panels(const GemmArgs& args) {
     for (int i = 0, row = 0; i < tiles; ++i) {
       const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
       out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
-      run_tile<F, tallest>(args, panel, row, height, out);
+      run_tile<F, Code, tallest>(args, panel, row, height, out);
       row += height;
     }
+  }
+}
+
+template <class Code>
+void quantised_panels(const GemmArgs& args) {
+  switch (args.w->format) {
+    case PackedFormat::w8:
+      return panels<PackedFormat::w8, Code>(args);
+    case PackedFormat::w4:
+      return panels<PackedFormat::w4, Code>(args);
+    case PackedFormat::w4_min:
+      return panels<PackedFormat::w4_min, Code>(args);
+    case PackedFormat::w4_min32:
+      return panels<PackedFormat::w4_min32, Code>(args);
+    case PackedFormat::w8_min32:
+      return panels<PackedFormat::w8_min32, Code>(args);
+    default:
+      return panels<PackedFormat::w8_half, Code>(args);
   }
 }
 
@@ -259,24 +346,15 @@ void panels(const GemmArgs& args) {
 
 void gemm(const GemmArgs& args) {
   switch (args.w->format) {
-    case PackedFormat::w8:
-      return panels<PackedFormat::w8>(args);
-    case PackedFormat::w4:
-      return panels<PackedFormat::w4>(args);
-    case PackedFormat::w4_min:
-      return panels<PackedFormat::w4_min>(args);
-    case PackedFormat::w4_min32:
-      return panels<PackedFormat::w4_min32>(args);
-    case PackedFormat::w8_min32:
-      return panels<PackedFormat::w8_min32>(args);
-    case PackedFormat::w8_half:
-      return panels<PackedFormat::w8_half>(args);
     case PackedFormat::f32:
-      return panels<PackedFormat::f32>(args);
+      return panels<PackedFormat::f32, float>(args);
     case PackedFormat::f16:
-      return panels<PackedFormat::f16>(args);
+      return panels<PackedFormat::f16, float>(args);
     case PackedFormat::bf16:
-      return panels<PackedFormat::bf16>(args);
+      return panels<PackedFormat::bf16, float>(args);
+    default:
+      if (args.quant.codes16 != nullptr) return quantised_panels<std::int16_t>(args);
+      return quantised_panels<std::int8_t>(args);
   }
 }
 

@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/levels.hpp"
 #include "tensor/packing.hpp"
@@ -16,6 +17,7 @@ namespace {
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kTallest = 6;
+constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
 // Tiles of few rows wait for memory and prefetch 4 KB ahead, about its latency at full speed. From how many
 // rows on it costs more than it saves, by benchmark at m = 8: 4-bit +12% at 4 rows, 8-bit -20%.
@@ -23,9 +25,10 @@ constexpr int kAhead = 4096;
 constexpr int kPrefetchRows4 = 4;
 constexpr int kPrefetchRows8 = 2;
 
-// Rows [m, k] of quantised activations, from some row on.
+// Rows [m, k] of quantised activations, from some row on. Code: int8 or int16.
+template <class Code>
 struct Rows {
-  const std::int8_t* codes;
+  const Code* codes;
   const float* scale;
   const std::int32_t* sum;
   int k;
@@ -40,8 +43,9 @@ struct Target {
   bool add;
 };
 
-// Four codes in every 32-bit lane.
-__m512i quad(const std::int8_t* codes) {
+// Four int8 or two int16 codes in every 32-bit lane.
+template <class Code>
+__m512i quad(const Code* codes) {
   std::int32_t word;
   __builtin_memcpy(&word, codes, sizeof word);
   return _mm512_set1_epi32(word);
@@ -64,9 +68,10 @@ void store(const Target& out, int row, int j, __m512 result) {
   _mm512_mask_storeu_ps(c, mask, result);
 }
 
-// The int32 sums of R rows by a panel over the part of one group that shares a scale.
+// The int32 sums of R rows by a panel over the part of one group that shares a scale; 8-bit activations.
 template <PackedFormat F, int R>
 struct Group {
+  using Code = std::int8_t;
   static constexpr GroupLayout kLayout = group_layout(F);
   static constexpr int kQuads = 8 / kLayout.scales;  // quads per scale
 
@@ -74,7 +79,7 @@ struct Group {
 
   // -zero * (sum of activations). h: which scale's part of the group. The pair of half sums is weighed by
   // vpmaddwd in one step.
-  void start(const Rows& rows, int groups, int g, int h) {
+  void start(const Rows<Code>& rows, int groups, int g, int h) {
     constexpr int zero = -kLayout.zero & 0xffff;
     const __m512i weights = _mm512_set1_epi32(kLayout.scales == 1 ? zero << 16 | zero : h == 0 ? zero : zero << 16);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
@@ -105,17 +110,68 @@ struct Group {
       add(weights, codes + 4 * q, k);
     }
   }
+
+  // The sum of activations of group `at`, counted over all rows.
+  static __m512i sum(const Rows<Code>& rows, std::ptrdiff_t at) {
+    return _mm512_madd_epi16(_mm512_set1_epi32(rows.sum[at]), _mm512_set1_epi16(1));
+  }
+};
+
+// The same for 16-bit activations: vpdpwssd takes pairs of them, against the even and the odd bytes of a quad
+// widened to 16 bits. Exact: 32 * 255 * 32639 is below 2^29.
+template <PackedFormat F, int R>
+struct WideGroup {
+  using Code = std::int16_t;
+  static constexpr GroupLayout kLayout = group_layout(F);
+  static constexpr int kQuads = 8 / kLayout.scales;
+
+  __m512i sums[R][2];
+
+  void start(const Rows<Code>& rows, int groups, int g, int h) {
+    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+      const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
+      __m512i s = sum(rows, at);
+      if constexpr (kLayout.scales == 2) {
+        const __m512i first = _mm512_set1_epi32(rows.sum[2 * at + 1]);
+        s = h == 0 ? first : _mm512_sub_epi32(s, first);
+      }
+      s = _mm512_sub_epi32(_mm512_setzero_si512(), s);
+      sums[i][0] = sums[i][1] =
+          kLayout.zero == 0 ? _mm512_setzero_si512() : _mm512_slli_epi32(s, __builtin_ctz(kLayout.zero | 256));
+    }
+  }
+
+  // Codes 0 and 2 (odd: 1 and 3) of quad q of 16 columns, as int16.
+  static __m512i pair_of(const std::byte* w, int q, bool odd) {
+    const __m512i codes = _mm512_load_si512(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
+    const int shift = (odd ? 8 : 0) + (kLayout.code_bits == 4 && q % 2 == 1 ? 4 : 0);
+    const __m512i low = shift == 0 ? codes : _mm512_srli_epi16(codes, static_cast<unsigned>(shift));
+    if (shift + kLayout.code_bits == 16) return low;
+    return _mm512_and_si512(low, _mm512_set1_epi16(kLayout.code_bits == 8 ? 255 : 15));
+  }
+
+  void dot(const std::byte* w, const Code* codes, int k, int h) {
+    DALSEGNO_UNROLL for (int q = 2 * h * kQuads; q < 2 * (h + 1) * kQuads; ++q) {
+      const __m512i weights[2] = {pair_of(w, q / 2, q % 2 == 1), pair_of(w + 64, q / 2, q % 2 == 1)};
+      DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
+        const __m512i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k + 2 * q);
+        DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) sums[i][j] = _mm512_dpwssd_epi32(sums[i][j], weights[j], a);
+      }
+    }
+  }
+
+  static __m512i sum(const Rows<Code>& rows, std::ptrdiff_t at) { return _mm512_set1_epi32(rows.sum[2 * at]); }
 };
 
 // acc = fma(float(sum of activations), minimum * scale_a, acc) for one group.
-template <PackedFormat F, int R>
-void add_minimum(const Rows& rows, const std::byte* minima, int g, __m512 (&acc)[R][2]) {
-  constexpr int bytes = group_layout(F).scale_bytes;
+template <class G, int R>
+void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, int g, __m512 (&acc)[R][2]) {
+  constexpr int bytes = G::kLayout.scale_bytes;
   const __m512 minimum[2] = {load_scales(minima, bytes), load_scales(minima + 16 * bytes, bytes)};
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * (rows.k / kGroup) + g;
     const __m512 a = _mm512_set1_ps(rows.scale[at]);
-    const __m512 sum = _mm512_cvtepi32_ps(_mm512_madd_epi16(_mm512_set1_epi32(rows.sum[at]), _mm512_set1_epi16(1)));
+    const __m512 sum = _mm512_cvtepi32_ps(G::sum(rows, at));
     DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
       acc[i][j] = _mm512_fmadd_ps(sum, _mm512_mul_ps(minimum[j], a), acc[i][j]);
     }
@@ -124,16 +180,15 @@ void add_minimum(const Rows& rows, const std::byte* minima, int g, __m512 (&acc)
 
 // R rows by one panel. One accumulator per output, groups ascending; per group and scale
 // acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
-template <PackedFormat F, int R>
-void tile(const Rows& rows, const std::byte* w, const Target& out) {
-  using G = Group<F, R>;
+template <class G, int R>
+void tile(const Rows<typename G::Code>& rows, const std::byte* w, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   const int groups = rows.k / kGroup;
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
     if constexpr (R <= (layout.code_bits == 4 ? kPrefetchRows4 : kPrefetchRows8)) prefetch(w + kAhead, layout.bytes);
-    const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
+    const typename G::Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
       group.start(rows, groups, g, h);
@@ -149,7 +204,7 @@ void tile(const Rows& rows, const std::byte* w, const Target& out) {
         }
       }
     }
-    if constexpr (layout.minimum) add_minimum<F>(rows, w + layout.minimum_offset, g, acc);
+    if constexpr (layout.minimum) add_minimum<G>(rows, w + layout.minimum_offset, g, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) store(out, i, j, acc[i][j]);
@@ -191,26 +246,35 @@ void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
   }
 }
 
-// Calls the tile of the height at hand: R is the tallest.
-template <PackedFormat F, int R>
+// Where row `row` of the activations starts.
+template <class Code>
+Rows<Code> rows_from(const GemmArgs& args, std::ptrdiff_t row) {
+  const QuantRows& quant = args.quant;
+  const std::ptrdiff_t k = args.w->k;
+  const std::ptrdiff_t at = row * (k / kGroup);
+  if constexpr (sizeof(Code) == 1) return {quant.codes + row * k, quant.scale + at, quant.sum + at, args.w->k};
+  if constexpr (sizeof(Code) == 2) return {quant.codes16 + row * k, quant.scale + at, quant.sum + 2 * at, args.w->k};
+}
+
+// Calls the tile of the height at hand: R is the tallest. Code: of the activations.
+template <PackedFormat F, class Code, int R>
 void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, const Target& out) {
   if constexpr (R > 1) {
-    if (height < R) return run_tile<F, R - 1>(args, panel, row, height, out);
+    if (height < R) return run_tile<F, Code, R - 1>(args, panel, row, height, out);
   }
-  const std::ptrdiff_t k = args.w->k;
   if constexpr (F >= PackedFormat::f32) {
+    const std::ptrdiff_t k = args.w->k;
     float_tile<F, R>(args.x + row * k, args.w->k, panel, out);
   } else {
-    const QuantRows& quant = args.quant;
-    const std::ptrdiff_t groups = k / kGroup;
-    tile<F, R>({quant.codes + row * k, quant.scale + row * groups, quant.sum + row * groups, args.w->k}, panel, out);
+    using G = std::conditional_t<sizeof(Code) == 1, Group<F, R>, WideGroup<F, R>>;
+    tile<G, R>(rows_from<Code>(args, row), panel, out);
   }
 }
 
 // Rows are spread evenly over the fewest tiles: 8 rows are 4 + 4, not 6 + 2.
-template <PackedFormat F>
+template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
-  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : kTallest;
+  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
   const int tiles = (args.m + tallest - 1) / tallest;
   for (int p = args.panel_begin; p < args.panel_end; ++p) {
     const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
@@ -225,9 +289,27 @@ void panels(const GemmArgs& args) {
     for (int i = 0, row = 0; i < tiles; ++i) {
       const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
       out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
-      run_tile<F, tallest>(args, panel, row, height, out);
+      run_tile<F, Code, tallest>(args, panel, row, height, out);
       row += height;
     }
+  }
+}
+
+template <class Code>
+void quantised_panels(const GemmArgs& args) {
+  switch (args.w->format) {
+    case PackedFormat::w8:
+      return panels<PackedFormat::w8, Code>(args);
+    case PackedFormat::w4:
+      return panels<PackedFormat::w4, Code>(args);
+    case PackedFormat::w4_min:
+      return panels<PackedFormat::w4_min, Code>(args);
+    case PackedFormat::w4_min32:
+      return panels<PackedFormat::w4_min32, Code>(args);
+    case PackedFormat::w8_min32:
+      return panels<PackedFormat::w8_min32, Code>(args);
+    default:
+      return panels<PackedFormat::w8_half, Code>(args);
   }
 }
 
@@ -235,24 +317,15 @@ void panels(const GemmArgs& args) {
 
 void gemm(const GemmArgs& args) {
   switch (args.w->format) {
-    case PackedFormat::w8:
-      return panels<PackedFormat::w8>(args);
-    case PackedFormat::w4:
-      return panels<PackedFormat::w4>(args);
-    case PackedFormat::w4_min:
-      return panels<PackedFormat::w4_min>(args);
-    case PackedFormat::w4_min32:
-      return panels<PackedFormat::w4_min32>(args);
-    case PackedFormat::w8_min32:
-      return panels<PackedFormat::w8_min32>(args);
-    case PackedFormat::w8_half:
-      return panels<PackedFormat::w8_half>(args);
     case PackedFormat::f32:
-      return panels<PackedFormat::f32>(args);
+      return panels<PackedFormat::f32, float>(args);
     case PackedFormat::f16:
-      return panels<PackedFormat::f16>(args);
+      return panels<PackedFormat::f16, float>(args);
     case PackedFormat::bf16:
-      return panels<PackedFormat::bf16>(args);
+      return panels<PackedFormat::bf16, float>(args);
+    default:
+      if (args.quant.codes16 != nullptr) return quantised_panels<std::int16_t>(args);
+      return quantised_panels<std::int8_t>(args);
   }
 }
 

@@ -95,6 +95,15 @@ void finish_group(const GroupLayout& layout, const Group& w, const std::int16_t*
   }
 }
 
+// The codes of group `at`, counted over all rows, in the order of k.
+void load_codes(const QuantRows& quant, std::size_t at, std::int16_t* out) {
+  constexpr std::size_t kOrder[4] = {0, 2, 1, 3};  // of a quad of 16-bit codes
+  for (std::size_t k = 0; k < kGroup; ++k) {
+    out[k] = quant.codes16 != nullptr ? quant.codes16[at * kGroup + k / 4 * 4 + kOrder[k % 4]]
+                                      : quant.codes[at * kGroup + k];
+  }
+}
+
 void store(const GemmArgs& args, int row, int panel, const float* acc) {
   const int begin = panel * kPanelColumns;
   for (int column = 0; column < kPanelColumns && begin + column < args.w->n; ++column) {
@@ -117,7 +126,7 @@ void quantised_rows(const GemmArgs& args, int panel, int row, int rows) {
       const std::size_t at =
           static_cast<std::size_t>(row + r) * static_cast<std::size_t>(groups) + static_cast<std::size_t>(g);
       std::int16_t a[kGroup];
-      for (int k = 0; k < kGroup; ++k) a[k] = quant.codes[at * kGroup + static_cast<std::size_t>(k)];
+      load_codes(quant, at, a);
       finish_group(layout, w, a, quant.scale[at], acc[r]);
     }
   }

@@ -24,6 +24,17 @@ constexpr PackedFormat kFormats[] = {PackedFormat::w8,       PackedFormat::w4,  
                                      PackedFormat::f32,      PackedFormat::f16,      PackedFormat::bf16};
 constexpr float kUntouched = 12345.0F;
 
+// Bits of activations; a matrix of floats takes floats.
+std::vector<int> precisions(PackedFormat format) {
+  return is_float(format) ? std::vector<int>{8} : std::vector<int>{8, 16};
+}
+
+// Code `at` of all, in the order of k.
+int code_of(const QuantRows& rows, int at) {
+  constexpr int kOrder[4] = {0, 2, 1, 3};
+  return rows.codes16 == nullptr ? rows.codes[at] : rows.codes16[at / 4 * 4 + kOrder[at % 4]];
+}
+
 struct Level {
   const char* name;
   void (*gemm)(const GemmArgs& args);
@@ -75,7 +86,7 @@ class Weights {
       int dots[2] = {0, 0};
       int sum = 0;
       for (int i = 0; i < 32; ++i) {
-        const int code = a.codes[row * matrix.k + g * 32 + i];
+        const int code = code_of(a, row * matrix.k + g * 32 + i);
         dots[halves ? i / 16 : 0] += code * codes[at(column, g * 32 + i)];
         sum += code;
       }
@@ -200,18 +211,26 @@ class Weights {
   AlignedBytes bytes_;
 };
 
-// Rows of activations [m, k], as floats and quantised.
+// Rows of activations [m, k], as floats and quantised to 8 or 16 bits.
 class Activations {
  public:
-  Activations(int m, int k, Scales scales, unsigned seed)
-      : x(static_cast<std::size_t>(m * k)), codes_(x.size()), scale_(x.size() / 32 + 1), sum_(x.size() / 32 + 1) {
+  Activations(int m, int k, Scales scales, unsigned seed, int bits = 8)
+      : x(static_cast<std::size_t>(m * k)),
+        codes_(x.size()),
+        codes16_(x.size()),
+        scale_(x.size() / 32 + 1),
+        sum_(2 * scale_.size()) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (std::size_t i = 0; i < x.size(); ++i) {
       const int exponent = scales == Scales::extreme ? static_cast<int>(i / 32 * 2654435761U % 240U) - 120 : 0;
       x[i] = std::ldexp(normal(random), exponent);
     }
-    quant = {codes_.data(), scale_.data(), sum_.data(), k};
+    quant = {.codes = bits == 8 ? codes_.data() : nullptr,
+             .codes16 = bits == 16 ? codes16_.data() : nullptr,
+             .scale = scale_.data(),
+             .sum = sum_.data(),
+             .k = k};
     if (k % 32 != 0) return;
     for (int row = 0; row < m; ++row) {
       // The first two rows hold the largest and the smallest codes.
@@ -226,6 +245,7 @@ class Activations {
 
  private:
   std::vector<std::int8_t> codes_;
+  std::vector<std::int16_t> codes16_;
   std::vector<float> scale_;
   std::vector<std::int32_t> sum_;
 };
@@ -270,8 +290,9 @@ std::vector<float> product(const Level& level, const Weights& w, const Activatio
   return ::testing::AssertionSuccess();
 }
 
-std::string describe(const char* level, PackedFormat format, int k) {
-  return std::string(level) + ", format " + std::to_string(static_cast<int>(format)) + ", k=" + std::to_string(k);
+std::string describe(const char* level, PackedFormat format, int k, int bits = 8) {
+  return std::string(level) + ", format " + std::to_string(static_cast<int>(format)) + ", k=" + std::to_string(k) +
+         ", " + std::to_string(bits) + " bits";
 }
 
 const Level kScalar = {"scalar", scalar::gemm};
@@ -281,43 +302,50 @@ class Gemm : public ::testing::Test {
   FloatState state_;
 };
 
+void expect_contract(PackedFormat format, Scales scales, int bits) {
+  const int n = 37;
+  const int k = 96;
+  const int m = 35;
+  const Weights w(format, n, k, scales, 1);
+  const Activations a(m, k, scales, 2, bits);
+  const std::vector<float> c = product(kScalar, w, a, m, n, m);
+  for (int row = 0; row < m; ++row) {
+    for (int column = 0; column < n; ++column) {
+      const float wanted = is_float(format) ? w.output(column, a.x.data() + row * k) : w.output(column, a.quant, row);
+      ASSERT_TRUE(same(c[static_cast<std::size_t>(row * n + column)], wanted))
+          << describe("scalar", format, k, bits) << ", row " << row << ", column " << column;
+    }
+  }
+}
+
 TEST_F(Gemm, ScalarFollowsTheContractForEveryOutput) {
   for (const PackedFormat format : kFormats) {
     for (const Scales scales : {Scales::ordinary, Scales::extreme}) {
-      const int n = 37;
-      const int k = 96;
-      const int m = 35;
-      const Weights w(format, n, k, scales, 1);
-      const Activations a(m, k, scales, 2);
-      const std::vector<float> c = product(kScalar, w, a, m, n, m);
-      for (int row = 0; row < m; ++row) {
-        for (int column = 0; column < n; ++column) {
-          const float wanted =
-              is_float(format) ? w.output(column, a.x.data() + row * k) : w.output(column, a.quant, row);
-          ASSERT_TRUE(same(c[static_cast<std::size_t>(row * n + column)], wanted))
-              << describe("scalar", format, k) << ", row " << row << ", column " << column;
-        }
-      }
+      for (const int bits : precisions(format)) expect_contract(format, scales, bits);
+    }
+  }
+}
+
+void expect_the_bits_of_scalar_for_every_m(PackedFormat format, int k, int bits) {
+  constexpr int rows = 70;
+  constexpr int n = 70;
+  constexpr std::size_t stride = 73;
+  const Weights w(format, n, k, k == 96 ? Scales::extreme : Scales::ordinary, static_cast<unsigned>(k));
+  const Activations a(rows, k, k == 96 ? Scales::extreme : Scales::ordinary, 3, bits);
+  const std::vector<float> expected = product(kScalar, w, a, rows, stride, rows);
+  for (const Level& level : accelerated_levels()) {
+    for (int m = 1; m <= rows; ++m) {
+      ASSERT_TRUE(equals_rows(product(level, w, a, m, stride, rows), expected, m, n, stride))
+          << describe(level.name, format, k, bits);
     }
   }
 }
 
 // Tiles of all heights, full and partial panels, lengths from one group to many.
 TEST_F(Gemm, EveryLevelHasTheBitsOfScalarForEveryNumberOfRows) {
-  constexpr int rows = 70;
-  constexpr int n = 70;
-  constexpr std::size_t stride = 73;
   for (const PackedFormat format : kFormats) {
     for (const int k : {32, 64, 96, 576}) {
-      const Weights w(format, n, k, k == 96 ? Scales::extreme : Scales::ordinary, static_cast<unsigned>(k));
-      const Activations a(rows, k, k == 96 ? Scales::extreme : Scales::ordinary, 3);
-      const std::vector<float> expected = product(kScalar, w, a, rows, stride, rows);
-      for (const Level& level : accelerated_levels()) {
-        for (int m = 1; m <= rows; ++m) {
-          ASSERT_TRUE(equals_rows(product(level, w, a, m, stride, rows), expected, m, n, stride))
-              << describe(level.name, format, k);
-        }
-      }
+      for (const int bits : precisions(format)) expect_the_bits_of_scalar_for_every_m(format, k, bits);
     }
   }
 }
@@ -325,11 +353,25 @@ TEST_F(Gemm, EveryLevelHasTheBitsOfScalarForEveryNumberOfRows) {
 TEST_F(Gemm, ScalarRowsDoNotDependOnHowManyThereAre) {
   for (const PackedFormat format : kFormats) {
     const Weights w(format, 33, 64, Scales::extreme, 4);
-    const Activations a(70, 64, Scales::extreme, 5);
-    const std::vector<float> expected = product(kScalar, w, a, 70, 33, 70);
-    for (const int m : {1, 2, 31, 32, 33, 64}) {
-      ASSERT_TRUE(equals_rows(product(kScalar, w, a, m, 33, 70), expected, m, 33, 33))
-          << describe("scalar", format, 64);
+    for (const int bits : precisions(format)) {
+      const Activations a(70, 64, Scales::extreme, 5, bits);
+      const std::vector<float> expected = product(kScalar, w, a, 70, 33, 70);
+      for (const int m : {1, 2, 31, 32, 33, 64}) {
+        ASSERT_TRUE(equals_rows(product(kScalar, w, a, m, 33, 70), expected, m, 33, 33))
+            << describe("scalar", format, 64, bits);
+      }
+    }
+  }
+}
+
+void expect_long_rows_agree(PackedFormat format, int k, int bits) {
+  const Weights w(format, 65, k, Scales::extreme, 6);
+  const Activations a(13, k, Scales::extreme, 7, bits);
+  const std::vector<float> expected = product(kScalar, w, a, 13, 65, 13);
+  for (const Level& level : accelerated_levels()) {
+    for (const int m : {1, 6, 13}) {
+      ASSERT_TRUE(equals_rows(product(level, w, a, m, 65, 13), expected, m, 65, 65))
+          << describe(level.name, format, k, bits);
     }
   }
 }
@@ -337,15 +379,7 @@ TEST_F(Gemm, ScalarRowsDoNotDependOnHowManyThereAre) {
 TEST_F(Gemm, LongRowsAndExtremeScalesAgree) {
   for (const PackedFormat format : kFormats) {
     for (const int k : {1536, 4128}) {
-      const Weights w(format, 65, k, Scales::extreme, 6);
-      const Activations a(13, k, Scales::extreme, 7);
-      const std::vector<float> expected = product(kScalar, w, a, 13, 65, 13);
-      for (const Level& level : accelerated_levels()) {
-        for (const int m : {1, 6, 13}) {
-          ASSERT_TRUE(equals_rows(product(level, w, a, m, 65, 13), expected, m, 65, 65))
-              << describe(level.name, format, k);
-        }
-      }
+      for (const int bits : precisions(format)) expect_long_rows_agree(format, k, bits);
     }
   }
 }
@@ -390,35 +424,40 @@ TEST_F(Gemm, PanelRangesTouchOnlyTheirColumns) {
   }
 }
 
-TEST_F(Gemm, BiasIsAddedBeforeTheFormerValue) {
-  constexpr int n = 45;
+void expect_bias_before_former(PackedFormat format, int bits, const std::vector<float>& bias, std::mt19937& random) {
+  const std::size_t n = bias.size();
   std::vector<Level> levels = accelerated_levels();
   levels.push_back(kScalar);
-  const Activations a(8, 64, Scales::ordinary, 12);
-  std::mt19937 random(13);
+  const Activations a(8, 64, Scales::ordinary, 12, bits);
+  const Weights w(format, static_cast<int>(n), 64, Scales::ordinary, 11);
+  const std::vector<float> plain = product(kScalar, w, a, 8, n, 8);
   std::normal_distribution<float> normal(0, 3);
-  std::vector<float> bias(n);
-  for (float& value : bias) value = normal(random);
-  for (const PackedFormat format : kFormats) {
-    const Weights w(format, n, 64, Scales::ordinary, 11);
-    const std::vector<float> plain = product(kScalar, w, a, 8, n, 8);
-    std::vector<float> former(plain.size());
-    for (float& value : former) value = normal(random);
-    for (const Level& level : levels) {
-      for (const bool with_bias : {false, true}) {
-        for (const bool add : {false, true}) {
-          std::vector<float> c = former;
-          GemmArgs args = arguments(w, a, 8, c, n);
-          args.bias = with_bias ? bias.data() : nullptr;
-          args.add = add;
-          level.gemm(args);
-          for (std::size_t i = 0; i < c.size(); ++i) {
-            const float biased = with_bias ? plain[i] + bias[i % n] : plain[i];
-            ASSERT_TRUE(same(c[i], add ? former[i] + biased : biased)) << describe(level.name, format, 64);
-          }
+  std::vector<float> former(plain.size());
+  for (float& value : former) value = normal(random);
+  for (const Level& level : levels) {
+    for (const bool with_bias : {false, true}) {
+      for (const bool add : {false, true}) {
+        std::vector<float> c = former;
+        GemmArgs args = arguments(w, a, 8, c, n);
+        args.bias = with_bias ? bias.data() : nullptr;
+        args.add = add;
+        level.gemm(args);
+        for (std::size_t i = 0; i < c.size(); ++i) {
+          const float biased = with_bias ? plain[i] + bias[i % n] : plain[i];
+          ASSERT_TRUE(same(c[i], add ? former[i] + biased : biased)) << describe(level.name, format, 64, bits);
         }
       }
     }
+  }
+}
+
+TEST_F(Gemm, BiasIsAddedBeforeTheFormerValue) {
+  std::mt19937 random(13);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> bias(45);
+  for (float& value : bias) value = normal(random);
+  for (const PackedFormat format : kFormats) {
+    for (const int bits : precisions(format)) expect_bias_before_former(format, bits, bias, random);
   }
 }
 

@@ -15,12 +15,15 @@ namespace dalsegno {
 // same bits (docs/numerics.md). Requires: a FloatState is in force on the calling thread.
 // Dispatch is per matrix or attention call, never per row of inner work.
 
-// Activations of several rows, quantised per row and group of 32 of k.
-// codes: [m, k] int8; scale: [m, k/32] f32; sum: [m, k/32] words of two int16, the sums of the first
-// 16 codes of the group (low half) and of the last 16 (high half).
+// Activations of several rows, quantised per row and group of 32 of k, in one of two precisions.
+// 8 bits: codes [m, k]; sum [m, k/32] words of two int16, the sums of the first 16 codes of the group
+// (low half) and of the last 16 (high half).
+// 16 bits: codes16 [m, k], four consecutive k stored as k0 k2 k1 k3, so that a pair meets every other
+// byte of a quad of weights; sum [m, k/32, 2], the sums of the whole group and of its first 16 codes.
 struct QuantRows {
-  std::int8_t* codes = nullptr;
-  float* scale = nullptr;
+  std::int8_t* codes = nullptr;  // one of these two is set: it is the precision
+  std::int16_t* codes16 = nullptr;
+  float* scale = nullptr;  // [m, k/32]
   std::int32_t* sum = nullptr;
   int k = 0;
 };
@@ -79,7 +82,7 @@ struct Kernels {
   // Dequantises row `row` of a packed matrix into out [k]: fma(float(code), scale, min).
   void (*embed_row)(const PackedMatrix& w, int row, float* out);
   void (*gemm)(const GemmArgs& args);
-  // One row x [k] into row `row` of out. False: not finite, zeros are stored.
+  // One row x [k] into row `row` of out, in the precision that out has. False: not finite, zeros are stored.
   bool (*quantise)(const float* x, int row, const QuantRows& out);
 
   // out = x * (1 / sqrt(sum(x^2) / n + eps)) * w, left to right. out may be x.

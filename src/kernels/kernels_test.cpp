@@ -105,6 +105,13 @@ constexpr Fault kFaults[] = {
          args.c[args.w->n - 1] = spoil(args.c[args.w->n - 1]);
        };
      }},
+    {"gemm16",
+     [](Kernels& kernels) {
+       kernels.gemm = [](const GemmArgs& args) {
+         true_level().gemm(args);
+         if (args.quant.codes16 != nullptr) args.c[0] = spoil(args.c[0]);
+       };
+     }},
     {"store_k",
      [](Kernels& kernels) {
        kernels.store_k = [](const float* k, int dim, KvFormat format, std::byte* part, int slot) {

@@ -28,12 +28,44 @@ std::int32_t half_sums(__m128i low, __m128i high) {
   return _mm_cvtsi128_si32(_mm_shufflelo_epi16(s, 0x08));
 }
 
-}  // namespace
+// The sum of all int32 of a and b, then that of a alone.
+void store_sums(__m512i a, __m512i b, std::int32_t* sum) {
+  const __m256i a8 = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+  const __m256i b8 = _mm256_add_epi32(_mm512_castsi512_si256(b), _mm512_extracti64x4_epi64(b, 1));
+  const __m256i s8 = _mm256_hadd_epi32(_mm256_add_epi32(a8, b8), a8);
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
+  s = _mm_hadd_epi32(s, s);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(sum), s);
+}
 
-bool quantise(const float* x, int row, const QuantRows& out) {
+// Codes and sums of group `at`, counted over all rows.
+void store_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t at) {
+  std::int8_t* codes = out.codes + at * kGroup;
+  const __m128i b0 = _mm512_cvtepi32_epi8(q0);
+  const __m128i b1 = _mm512_cvtepi32_epi8(q1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), b0);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), b1);
+  out.sum[at] = half_sums(b0, b1);
+}
+
+void store_wide_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t at) {
+  std::int16_t* codes = out.codes16 + at * kGroup;
+  for (const __m512i q : {q0, q1}) {
+    const __m256i words = _mm512_cvtepi32_epi16(q);
+    // k0 k1 k2 k3 -> k0 k2 k1 k3
+    const __m256i ordered = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), ordered);
+    codes += kGroup / 2;
+  }
+  store_sums(q0, q1, out.sum + 2 * at);
+}
+
+template <bool Wide>
+bool quantise_row(const float* x, int row, const QuantRows& out) {
+  constexpr float kMost = Wide ? 32639.0F : 127.0F;
+  constexpr std::size_t kWords = Wide ? 2 : 1;
   const int groups = out.k / kGroup;
   const std::size_t at = static_cast<std::size_t>(row) * static_cast<std::size_t>(groups);
-  std::int8_t* codes = out.codes + at * kGroup;
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   std::uint32_t largest = 0;
   for (int g = 0; g < groups; ++g, x += kGroup) {
@@ -42,22 +74,27 @@ bool quantise(const float* x, int row, const QuantRows& out) {
     const std::uint32_t amax = largest_of(_mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(v0), magnitude),
                                                            _mm512_and_si512(_mm512_castps_si512(v1), magnitude)));
     largest = amax > largest ? amax : largest;
-    float scale = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(amax)))) / 127.0F;
+    float scale = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(amax)))) / kMost;
     if (amax >= kInfinity || scale < kSmallestNormal) scale = 0;
     const __mmask16 live = scale > 0 ? 0xffff : 0;
     const __m512 s = _mm512_set1_ps(scale);
-    const __m128i q0 = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v0, s)));
-    const __m128i q1 = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v1, s)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + g * kGroup), q0);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + g * kGroup + 16), q1);
+    const __m512i q0 = _mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v0, s));
+    const __m512i q1 = _mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v1, s));
+    (Wide ? store_wide_group : store_group)(q0, q1, out, at + static_cast<std::size_t>(g));
     out.scale[at + static_cast<std::size_t>(g)] = scale;
-    out.sum[at + static_cast<std::size_t>(g)] = half_sums(q0, q1);
   }
   if (largest < kInfinity) return true;
-  __builtin_memset(codes, 0, static_cast<std::size_t>(out.k));
+  if constexpr (Wide) __builtin_memset(out.codes16 + at * kGroup, 0, 2 * static_cast<std::size_t>(out.k));
+  if constexpr (!Wide) __builtin_memset(out.codes + at * kGroup, 0, static_cast<std::size_t>(out.k));
   __builtin_memset(out.scale + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
-  __builtin_memset(out.sum + at, 0, static_cast<std::size_t>(groups) * sizeof(std::int32_t));
+  __builtin_memset(out.sum + kWords * at, 0, kWords * static_cast<std::size_t>(groups) * sizeof(std::int32_t));
   return false;
+}
+
+}  // namespace
+
+bool quantise(const float* x, int row, const QuantRows& out) {
+  return out.codes16 != nullptr ? quantise_row<true>(x, row, out) : quantise_row<false>(x, row, out);
 }
 
 }  // namespace dalsegno::avx512

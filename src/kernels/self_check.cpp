@@ -58,22 +58,40 @@ class Inputs {
   std::uint64_t state_;
 };
 
+// Memory for `rows` rows of k activations.
+template <class Code>
+struct Quantised {
+  static constexpr bool kWide = sizeof(Code) == 2;
+  std::vector<Code> codes;
+  std::vector<float> scales;
+  std::vector<std::int32_t> sums;
+  QuantRows rows;
+
+  Quantised(int count, int k)
+      : codes(static_cast<std::size_t>(count * k)),
+        scales(codes.size() / kGroup),
+        sums((kWide ? 2 : 1) * scales.size()) {
+    rows.scale = scales.data();
+    rows.sum = sums.data();
+    rows.k = k;
+    if constexpr (kWide) rows.codes16 = codes.data();
+    if constexpr (!kWide) rows.codes = codes.data();
+  }
+};
+
+template <class Code>
 void check_quantise(const Kernels& kernels, Digest& digest) {
   constexpr int kRow = 96;
-  constexpr int kGroups = kRow / kGroup;
   Inputs inputs(1);
-  std::int8_t codes[kRow];
-  float scales[kGroups];
-  std::int32_t sums[kGroups];
-  const QuantRows out{.codes = codes, .scale = scales, .sum = sums, .k = kRow};
-  for (int low : {-20, -4, -122, -127}) {
+  const Quantised<Code> out(1, kRow);
+  for (int low : {-20, -4, sizeof(Code) == 2 ? -114 : -122, -127}) {  // the third: scales about 2^-126
     auto x = inputs.values(kRow, low, low + 4);
     if (low == -20) x[40] = __builtin_inff();
-    const bool finite = kernels.quantise(x.data(), 0, out);
+    const bool finite = kernels.quantise(x.data(), 0, out.rows);
     digest.add(&finite, 1);
-    digest.add(codes, kRow);
-    digest.add(scales, kGroups);
-    digest.add(sums, kGroups);
+    digest.add(out.codes);
+    digest.add(out.scales);
+    digest.add(out.sums);
   }
 }
 
@@ -125,24 +143,25 @@ PackedMatrix pack(const Weights& weights, Inputs& inputs, Aligned& memory) {
   return matrix;
 }
 
+template <class Code>
 void check_gemm(const Kernels& kernels, Digest& digest) {
   constexpr int kRows = 2;
   Inputs inputs(2);
   for (const Weights& weights : all_weights()) {
+    if (sizeof(Code) == 2 && weights.halves.empty()) continue;  // floats: checked already
     Aligned memory(packed_bytes(packed_format(weights.type), kOutputs, weights.k));
     const PackedMatrix matrix = pack(weights, inputs, memory);
     const auto x = inputs.values(kRows * weights.k, -6, 2);
-    std::vector<std::int8_t> codes(x.size());
-    std::vector<float> scales(x.size() / kGroup + 1);
-    std::vector<std::int32_t> sums(scales.size());
-    const QuantRows rows{.codes = codes.data(), .scale = scales.data(), .sum = sums.data(), .k = weights.k};
-    for (int m = 0; m < kRows && !is_float(matrix.format); m++) kernels.quantise(x.data() + m * weights.k, m, rows);
+    const Quantised<Code> quant(kRows, weights.k);
+    for (int m = 0; m < kRows && !is_float(matrix.format); m++) {
+      kernels.quantise(x.data() + m * weights.k, m, quant.rows);
+    }
     const auto bias = inputs.values(kOutputs, -6, 2);
     auto c = inputs.values(kRows * kOutputs, -6, 2);
     kernels.gemm({.w = &matrix,
                   .panel_begin = 0,
                   .panel_end = 2,
-                  .quant = rows,
+                  .quant = quant.rows,
                   .x = x.data(),
                   .m = kRows,
                   .c = c.data(),
@@ -359,13 +378,22 @@ struct Check {
 };
 
 constexpr Check kChecks[] = {
-    {"quantise", check_quantise, 0x0a7b30a2693c8dd9},   {"gemm", check_gemm, 0x6f993beed67c7f18},
-    {"embed_row", check_embed_row, 0xe3321708d4894cfc}, {"rms_norm", check_rms_norm, 0xb5aaeddf34607622},
-    {"scale", check_scale, 0x5e8e233626919702},         {"add", check_add, 0xbdcc1dd4955ebded},
-    {"silu_mul", check_silu_mul, 0xd16343cd35a839e6},   {"rope", check_rope, 0xdf405df4df06f51d},
-    {"store_q", check_store_q, 0xff3f433df7225378},     {"store_k", check_store_k, 0x5a6cbf747ce5184e},
-    {"store_v", check_store_v, 0xd8e807d451fcc9cb},     {"attend", check_attend, 0x778476c376c0c322},
-    {"exp_sum", check_exp_sum, 0x516bfe5da3833df8},     {"all_finite", check_all_finite, 0x02873216da1a2d04},
+    {"quantise", check_quantise<std::int8_t>, 0x0a7b30a2693c8dd9},
+    {"gemm", check_gemm<std::int8_t>, 0x6f993beed67c7f18},
+    {"quantise16", check_quantise<std::int16_t>, 0xbd5f009f451d7f4c},
+    {"gemm16", check_gemm<std::int16_t>, 0xf7725090527abf60},
+    {"embed_row", check_embed_row, 0xe3321708d4894cfc},
+    {"rms_norm", check_rms_norm, 0xb5aaeddf34607622},
+    {"scale", check_scale, 0x5e8e233626919702},
+    {"add", check_add, 0xbdcc1dd4955ebded},
+    {"silu_mul", check_silu_mul, 0xd16343cd35a839e6},
+    {"rope", check_rope, 0xdf405df4df06f51d},
+    {"store_q", check_store_q, 0xff3f433df7225378},
+    {"store_k", check_store_k, 0x5a6cbf747ce5184e},
+    {"store_v", check_store_v, 0xd8e807d451fcc9cb},
+    {"attend", check_attend, 0x778476c376c0c322},
+    {"exp_sum", check_exp_sum, 0x516bfe5da3833df8},
+    {"all_finite", check_all_finite, 0x02873216da1a2d04},
 };
 
 }  // namespace

@@ -46,7 +46,7 @@ Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfi
   return row->load(file, config, limits, backend);
 }
 
-std::uint64_t work_bytes_estimate(const ModelConfig& config) {
+std::uint64_t work_bytes_estimate(const ModelConfig& config, int activation_bits) {
   const ModelLimits limits;
   constexpr std::uint64_t kLogitRows = 32;
   const auto rows = static_cast<std::uint64_t>(limits.rows);
@@ -54,9 +54,12 @@ std::uint64_t work_bytes_estimate(const ModelConfig& config) {
   const auto width = static_cast<std::uint64_t>(config.heads) * static_cast<std::uint64_t>(config.head_dim);
   const auto kv_width = static_cast<std::uint64_t>(config.kv_heads) * static_cast<std::uint64_t>(config.head_dim);
   const auto inner = static_cast<std::uint64_t>(config.feed_forward);
-  // Four bytes a value; what is quantised too has a code byte and 8 bytes per group of 32 more.
+  // Four bytes a value; what is quantised too has a code of one or two bytes more, and per group of 32 a scale
+  // of four bytes and as many of sums as four codes.
   const std::uint64_t plain = 4 * rows * (hidden + width + 2 * kv_width + 2 * inner + width);
-  const std::uint64_t quantised = rows * (hidden + width + inner) * (4 + 1) + rows * (hidden + width + inner) / 4;
+  const std::uint64_t code = activation_bits == 16 ? 2 : 1;
+  const std::uint64_t values = rows * (hidden + width + inner);
+  const std::uint64_t quantised = values * (4 + code) + values / 32 * (4 + 4 * code);
   const std::uint64_t rope =
       4 * static_cast<std::uint64_t>(config.context) * static_cast<std::uint64_t>(config.rope_dims);
   return plain + quantised + rope + 4 * kLogitRows * static_cast<std::uint64_t>(config.vocabulary);

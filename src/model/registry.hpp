@@ -21,6 +21,6 @@ Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfi
                                           Backend& backend);
 
 // Bytes of a step's buffers for the default limits and the model's full context.
-[[nodiscard]] std::uint64_t work_bytes_estimate(const ModelConfig& config);
+[[nodiscard]] std::uint64_t work_bytes_estimate(const ModelConfig& config, int activation_bits = 8);
 
 }  // namespace dalsegno

@@ -26,11 +26,12 @@ void expect_same(const Recorder& whole, const Recorder& part, const std::string&
   }
 }
 
-class Exactness : public ::testing::TestWithParam<std::tuple<std::string, KvFormat>> {
+class Exactness : public ::testing::TestWithParam<std::tuple<std::string, KvFormat, int>> {
  protected:
   [[nodiscard]] std::unique_ptr<LocalEngine> open(int threads = 2, std::uint64_t memory_bytes = 256ULL << 20) const {
     return open_engine({.model = std::get<0>(GetParam()),
                         .kv = std::get<1>(GetParam()),
+                        .activation_bits = std::get<2>(GetParam()),
                         .threads = threads,
                         .memory_bytes = memory_bytes});
   }
@@ -136,15 +137,21 @@ TEST_P(Exactness, APreemptedSequenceResumesWithTheSameBits) {
   });
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvFormat>>& info) {
-  std::string text = std::get<0>(info.param) + "_" + name(std::get<1>(info.param));
+std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvFormat, int>>& info) {
+  std::string text =
+      std::get<0>(info.param) + "_" + name(std::get<1>(info.param)) + "_" + std::to_string(std::get<2>(info.param));
   std::replace(text.begin(), text.end(), '-', '_');
   return text;
 }
 
 INSTANTIATE_TEST_SUITE_P(TinyModels, Exactness,
                          ::testing::Combine(::testing::Values("llama-gqa", "llama-rope3", "llama-q4_1", "llama-q6_k"),
-                                            ::testing::Values(KvFormat::bf16, KvFormat::f32)),
+                                            ::testing::Values(KvFormat::bf16, KvFormat::f32), ::testing::Values(8)),
+                         test_name);
+// Only quantised weights know the difference.
+INSTANTIATE_TEST_SUITE_P(TinyModelsWithWideActivations, Exactness,
+                         ::testing::Combine(::testing::Values("llama-q8_0", "llama-q4_1", "llama-q6_k"),
+                                            ::testing::Values(KvFormat::bf16), ::testing::Values(16)),
                          test_name);
 
 }  // namespace

@@ -90,7 +90,8 @@ void describe_sizes(const ModelConfig& config, InspectReport& report) {
   report.context = config.context;
 }
 
-void describe_memory(const GgufFile& file, ModelConfig config, KvFormat kv, InspectReport& report) {
+void describe_memory(const GgufFile& file, ModelConfig config, KvFormat kv, int activation_bits,
+                     InspectReport& report) {
   const KvLayout layout{kv, config.layers, config.kv_heads, config.head_dim};
   report.kv_bytes_per_token = layout.page_bytes() / kBlockTokens;
   if (!report.runnable) return;
@@ -98,11 +99,12 @@ void describe_memory(const GgufFile& file, ModelConfig config, KvFormat kv, Insp
   config.context = report.at_context;
   report.packed_weight_bytes = packed_weights(file);
   report.memory_at_context = report.packed_weight_bytes + static_cast<std::uint64_t>(blocks) * layout.page_bytes() +
-                             work_bytes_estimate(config);
+                             work_bytes_estimate(config, activation_bits);
 }
 
 // A model that is well-formed but beyond this version is described; a damaged one is an error.
-Result<void> describe_model(const GgufFile& file, KvFormat kv, int context, InspectReport& report) {
+Result<void> describe_model(const GgufFile& file, KvFormat kv, int context, int activation_bits,
+                            InspectReport& report) {
   DALSEGNO_ASSIGN(architecture, file.string("general.architecture"));
   report.architecture = printable(architecture);
   const Result<ModelConfig> config = read_config(file);
@@ -115,7 +117,7 @@ Result<void> describe_model(const GgufFile& file, KvFormat kv, int context, Insp
   }
   report.at_context = context == 0 ? report.context : context;
   report.runnable = config && runnable(architecture);
-  if (config) describe_memory(file, *config, kv, report);
+  if (config) describe_memory(file, *config, kv, activation_bits, report);
   return {};
 }
 
@@ -135,7 +137,7 @@ Result<void> describe_tokenizer(const GgufFile& file, InspectReport& report) {
 
 }  // namespace
 
-Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context) {
+Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context, int activation_bits) {
   if (context < 0 || context > kMaxContext) {
     return Error{
         ErrorCode::invalid_argument,
@@ -148,7 +150,7 @@ Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int co
   report.file_bytes = file->file_bytes();
   report.name = text_or_empty(*file, "general.name");
   describe_tensors(*file, report);
-  DALSEGNO_TRY(describe_model(*file, kv, context, report));
+  DALSEGNO_TRY(describe_model(*file, kv, context, activation_bits, report));
   DALSEGNO_TRY(describe_tokenizer(*file, report));
   return report;
 }

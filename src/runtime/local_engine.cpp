@@ -35,6 +35,10 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
     return Error{ErrorCode::invalid_argument,
                  fmt::format("{} threads are not possible; choose 1 to {}", options.threads, kMaxThreads)};
   }
+  if (options.activation_bits != 8 && options.activation_bits != 16) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("activations of {} bits are not possible; choose 8 or 16", options.activation_bits)};
+  }
   DALSEGNO_ASSIGN(kernels, chosen_kernels());
   DALSEGNO_ASSIGN(tokenizer, Tokenizer::open(options.model_path));
   const std::uint64_t memory = options.memory_bytes > 0 ? options.memory_bytes : automatic_budget();
@@ -58,7 +62,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
                              options.model_path, config.context)};
   }
   const int wanted = options.context > 0 ? options.context : config.context;
-  backend_ = make_cpu_backend(pool_, kernels_, budget_);
+  backend_ = make_cpu_backend(pool_, kernels_, budget_, options.activation_bits);
   ModelLimits limits;
   limits.positions = wanted;
   DALSEGNO_ASSIGN(model, load_model(*file, config, limits, *backend_));
@@ -82,6 +86,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
 
   Namespace name_space;
   name_space.key.fingerprint = fingerprint(*file, config, pool_);
+  name_space.key.activation_bits = options.activation_bits;
   name_space.key.kv = options.kv;
   name_space.key.numerics_version = kNumericsVersion;
   scheduler_ = std::make_unique<Scheduler>(

@@ -22,6 +22,7 @@ inline std::string tiny_model(const std::string& name) {
 struct TestEngineOptions {
   std::string model = "llama-gqa";
   KvFormat kv = KvFormat::bf16;
+  int activation_bits = 8;
   int threads = 2;
   int context = 0;
   std::uint64_t memory_bytes = 256ULL << 20;
@@ -31,6 +32,7 @@ inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options
   EngineOptions engine;
   engine.model_path = tiny_model(options.model);
   engine.kv = options.kv;
+  engine.activation_bits = options.activation_bits;
   engine.threads = options.threads;
   engine.context = options.context;
   engine.memory_bytes = options.memory_bytes;

@@ -14,7 +14,7 @@ namespace dalsegno {
 // The fingerprint covers the model's tensors and the metadata that matters, RoPE settings included.
 struct NumericsKey {
   std::array<std::byte, 32> fingerprint{};
-  int activation_bits = 8;
+  int activation_bits = 8;  // 8 or 16
   KvFormat kv = KvFormat::bf16;
   int numerics_version = 0;
   auto operator<=>(const NumericsKey&) const = default;

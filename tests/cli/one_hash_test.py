@@ -35,10 +35,16 @@ class OneHash(program.ProgramTest):
     def test_for_cpu_levels_weights_and_kv_formats(self):
         for kind in ("gqa", "q4_1", "q6_k", "bf16"):
             model = TINY.parent / f"llama-{kind}.gguf"
-            for kv in ("bf16", "f32"):
-                runs = [self.score("--kv", kv, model=model, env={"DALSEGNO_CPU": level}) for level in self.levels()]
+            for words in (["--kv", "bf16"], ["--kv", "f32"], ["--activations", "16"]):
+                runs = [self.score(*words, model=model, env={"DALSEGNO_CPU": level}) for level in self.levels()]
                 self.assertGreaterEqual(len(runs), 1)
                 self.assert_one_hash(runs)
+
+    def test_only_quantised_weights_tell_the_precision_of_activations(self):
+        for kind, same in (("bf16", True), ("gqa", True), ("q4_1", False), ("q6_k", False)):
+            model = TINY.parent / f"llama-{kind}.gguf"
+            hashes = [self.score("--activations", bits, model=model)["hash"] for bits in (8, 16)]
+            self.assertEqual(hashes[0] == hashes[1], same, kind)
 
     def test_another_text_has_another_hash(self):
         before = self.score()["hash"]

@@ -128,7 +128,7 @@ class Talk(talk.TalkTest):
 
     def test_options_that_are_still_to_come_are_refused(self):
         for words in (["--kv", "8"], ["--kv", "4"], ["--kv-group", "32"], ["--kv-start", "0"], ["--max-kv", "64"],
-                      ["--keep", "4"], ["--activations", "16"]):
+                      ["--keep", "4"]):
             self.assert_error(2, ["run", "-m", self.model, "--prompt", "x", *words], words[0], "yet")
 
     def test_sizes_of_memory(self):

@@ -76,7 +76,8 @@ class Usage(program.ProgramTest):
 
     def test_formats_that_do_not_exist(self):
         self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "f64"], "f64")
-        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--activations", "7"], "7")
+        for bits in ("7", "32", "-8", "08", "16 ", "", "sixteen"):
+            self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--activations", bits], f"'{bits}'", "8 or 16")
 
     def test_a_model_without_a_template_says_so(self):
         self.assert_error(1, ["run", "-m", TINY, "--prompt", "x"], "template")

@@ -38,9 +38,10 @@ Error not_finite(const std::string& tensor) {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget)
+  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget, int activation_bits)
       : pool_(pool),
         kernels_(kernels),
+        activation_bits_(activation_bits),
         weights_(budget, MemoryKind::weights),
         work_(budget, MemoryKind::work),
         attention_(pool, kernels) {}
@@ -84,10 +85,12 @@ class CpuBackend final : public Backend {
   void multiply(const CpuActivations& a, int m, const CpuWeight& w, const Vector* bias, float* y, int y_columns,
                 bool add);
   void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
+  Result<QuantRows> make_quant_rows(std::size_t count, int columns);
   void quantise(CpuActivations& a, int row, int failed_row, const char* where);
 
   ThreadPool& pool_;
   const Kernels& kernels_;
+  const int activation_bits_;
   HostArena weights_;
   HostArena work_;
   CpuAttention attention_;
@@ -155,14 +158,28 @@ Result<std::unique_ptr<Activations>> CpuBackend::make_activations(int rows, int 
   const bool quantised = std::any_of(readers.begin(), readers.end(),
                                      [](const Weight* w) { return static_cast<const CpuWeight*>(w)->quantised(); });
   if (quantised) {
-    const std::size_t groups = count / kGroup;
-    DALSEGNO_ASSIGN(codes, work_.allocate(count, "a step buffer"));
-    DALSEGNO_ASSIGN(scale, work_.allocate(groups * sizeof(float), "a step buffer"));
-    DALSEGNO_ASSIGN(sum, work_.allocate(groups * sizeof(std::int32_t), "a step buffer"));
-    act->quant = {reinterpret_cast<std::int8_t*>(codes), reinterpret_cast<float*>(scale),
-                  reinterpret_cast<std::int32_t*>(sum), columns};
+    DALSEGNO_ASSIGN(quant, make_quant_rows(count, columns));
+    act->quant = quant;
   }
   return std::unique_ptr<Activations>(std::move(act));
+}
+
+Result<QuantRows> CpuBackend::make_quant_rows(std::size_t count, int columns) {
+  const std::size_t groups = count / kGroup;
+  const std::size_t wide = activation_bits_ == 16 ? 2 : 1;  // bytes of a code, sums of a group
+  DALSEGNO_ASSIGN(codes, work_.allocate(count * wide, "a step buffer"));
+  DALSEGNO_ASSIGN(scale, work_.allocate(groups * sizeof(float), "a step buffer"));
+  DALSEGNO_ASSIGN(sum, work_.allocate(groups * wide * sizeof(std::int32_t), "a step buffer"));
+  QuantRows rows;
+  if (wide == 2) {
+    rows.codes16 = reinterpret_cast<std::int16_t*>(codes);
+  } else {
+    rows.codes = reinterpret_cast<std::int8_t*>(codes);
+  }
+  rows.scale = reinterpret_cast<float*>(scale);
+  rows.sum = reinterpret_cast<std::int32_t*>(sum);
+  rows.k = columns;
+  return rows;
 }
 
 Result<std::unique_ptr<RopeTable>> CpuBackend::make_rope(const RopeConfig& config, int positions) {
@@ -210,8 +227,8 @@ void CpuBackend::each_row(int count, const Body& body) {
 }
 
 void CpuBackend::quantise(CpuActivations& a, int row, int failed_row, const char* where) {
-  const bool finite = a.quant.codes != nullptr ? kernels_.quantise(a.row(row), row, a.quant)
-                                               : kernels_.all_finite(a.row(row), a.columns);
+  const bool finite =
+      a.quantised() ? kernels_.quantise(a.row(row), row, a.quant) : kernels_.all_finite(a.row(row), a.columns);
   if (!finite && failed_[static_cast<std::size_t>(failed_row)] == nullptr) {
     failed_[static_cast<std::size_t>(failed_row)] = where;
   }
@@ -336,8 +353,9 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget) {
-  return std::make_unique<CpuBackend>(pool, kernels, budget);
+std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
+                                          int activation_bits) {
+  return std::make_unique<CpuBackend>(pool, kernels, budget, activation_bits);
 }
 
 }  // namespace dalsegno

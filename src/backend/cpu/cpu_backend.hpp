@@ -11,7 +11,9 @@ namespace dalsegno {
 
 // The reference backend: the kernels of one CPU level, spread over a thread pool. How work is divided
 // never changes a bit.
+// activation_bits: 8 or 16, of what quantised weights are multiplied by.
 // Requires: pool, kernels and budget outlive it.
-[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget);
+[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
+                                                        int activation_bits);
 
 }  // namespace dalsegno

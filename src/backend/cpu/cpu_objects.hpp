@@ -44,12 +44,13 @@ struct CpuBuffer final : Buffer {
   }
 };
 
-// f32 values, and their 8-bit codes where a reader is quantised.
+// f32 values, and their codes where a reader is quantised.
 struct CpuActivations final : Activations {
   float* values = nullptr;  // [rows, columns]
-  QuantRows quant;          // codes == nullptr: no reader needs them
+  QuantRows quant;          // empty where no reader needs them
   int rows = 0;
   int columns = 0;
+  [[nodiscard]] bool quantised() const { return quant.scale != nullptr; }
   [[nodiscard]] float* row(int r) const {
     return values + static_cast<std::size_t>(r) * static_cast<std::size_t>(columns);
   }
