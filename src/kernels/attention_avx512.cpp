@@ -33,11 +33,14 @@ struct F32 {
   static void store(std::uint32_t* p, int first_key, __m512 x) { _mm512_store_ps(p + first_key, x); }
 };
 
-// What a group of rows needs during one chunk, in steps of 4 bytes.
+// What a group of rows needs during one chunk, in steps of 4 bytes. m, l, fade: lane i is row i.
 struct Work {
   alignas(64) std::uint32_t q[kMaxRows][kMaxHeadDim];
   alignas(64) std::uint32_t p[kMaxRows][kMaxHeadDim];  // [kTileKeys] of it; the stride of q lets one function read both
   alignas(64) float s[kMaxRows][kTileKeys];
+  alignas(64) float m[kLanes];
+  alignas(64) float l[kLanes];
+  alignas(64) float fade[kLanes];
 };
 
 struct Tile {
@@ -57,15 +60,15 @@ inline Tile tile_at(const AttentionArgs& args, int key) {
 }
 
 // acc[i][j] += x[j][t] * y[i][t] for t in [0, steps); x[j] advances by `stride` bytes per step.
-// ahead[j]: what will be read a tile later goes into L2; into L1 it would push out this tile.
-template <class Format, int kRows, int kColumns>
+// ahead[j]: what will be read a tile later goes into L2 if kAhead; into L1 it would push out this tile.
+template <class Format, bool kAhead, int kRows, int kColumns>
 inline __attribute__((always_inline)) void chains(const std::byte* const* x, const std::byte* const* ahead, long stride,
                                                   const std::uint32_t* y, int steps, __m512 (&acc)[kRows][kColumns]) {
   for (int t = 0; t < steps; t++) {
     __m512i loaded[kColumns];
     DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
       loaded[j] = _mm512_loadu_si512(x[j] + t * stride);
-      _mm_prefetch(ahead[j] + t * stride, _MM_HINT_T1);
+      if constexpr (kAhead) _mm_prefetch(ahead[j] + t * stride, _MM_HINT_T1);
     }
     DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
       DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
@@ -75,34 +78,26 @@ inline __attribute__((always_inline)) void chains(const std::byte* const* x, con
   }
 }
 
-template <class Format, int kRows>
-void scores(const Tile& tile, const Tile& next, int head_dim, Work& work) {
-  __m512 acc[kRows][kWidth];
-  DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-    DALSEGNO_UNROLL for (int j = 0; j < kWidth; j++) acc[i][j] = _mm512_setzero_ps();
-  }
-  chains<Format, kRows, kWidth>(tile.k, next.k, kStep, work.q[0], head_dim / Format::kPerStep, acc);
-  DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-    DALSEGNO_UNROLL for (int j = 0; j < kWidth; j++) _mm512_store_ps(work.s[i] + kLanes * j, acc[i][j]);
-  }
-}
-
-// o[d .. d + 16 * kColumns) of each row over the tile's keys.
-template <class Format, int kRows, int kColumns>
-void values(const Tile& tile, const Tile& next, int head_dim, int d, const Work& work, const AttentionState* out) {
+// o[d .. d + 16 * kColumns) of each row, faded, and the tile's first `blocks` blocks onto it.
+template <class Format, bool kAhead, int kRows, int kColumns>
+void values(const Tile& tile, const Tile& next, int blocks, int head_dim, int d, const Work& work,
+            const AttentionState* out) {
   __m512 acc[kRows][kColumns];
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-    DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) acc[i][j] = _mm512_load_ps(out[i].o + d + kLanes * j);
+    const __m512 fade = _mm512_set1_ps(work.fade[i]);
+    DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
+      acc[i][j] = _mm512_mul_ps(_mm512_load_ps(out[i].o + d + kLanes * j), fade);
+    }
   }
   constexpr int kSteps = kBlockTokens / Format::kPerStep;
-  for (int b = 0; b < kTileBlocks; b++) {
+  for (int b = 0; b < blocks; b++) {
     const std::byte* x[kColumns];
     const std::byte* ahead[kColumns];
     DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
       x[j] = tile.v[b] + (d + kLanes * j) * 4;
       ahead[j] = next.v[b] + (d + kLanes * j) * 4;
     }
-    chains<Format, kRows, kColumns>(x, ahead, head_dim * 4L, work.p[0] + kSteps * b, kSteps, acc);
+    chains<Format, kAhead, kRows, kColumns>(x, ahead, head_dim * 4L, work.p[0] + kSteps * b, kSteps, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) _mm512_store_ps(out[i].o + d + kLanes * j, acc[i][j]);
@@ -118,87 +113,155 @@ inline std::uint64_t visible(const AttentionArgs& args, int row, int tile) {
   return begin <= 0 ? below : below & ~((1ULL << begin) - 1);
 }
 
-// Scores to probabilities; brings the state's m, l and o under the new maximum.
-template <class Format>
-inline void soften(const float* s, std::uint64_t keys, float scale, int head_dim, AttentionState& state,
-                   std::uint32_t* p) {
-  __m512 x[kWidth];
-  DALSEGNO_UNROLL for (int j = 0; j < kWidth; j++) {
-    const auto on = static_cast<__mmask16>(keys >> (kLanes * j));
-    const __m512 hidden = _mm512_set1_ps(kMinusInfinity);
-    x[j] = _mm512_mask_mul_ps(hidden, on, _mm512_load_ps(s + kLanes * j), _mm512_set1_ps(scale));
+struct Add {
+  static __m512 of(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+};
+struct Max {
+  static __m512 of(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+};
+
+// Folds each of up to six vectors by halves 8, 4, 2, 1, several at a time: lane i of the result is vector i folded.
+template <class Op, int kRows>
+inline __m512 fold_rows(const __m512 (&x)[kRows]) {
+  constexpr int kPairs = (kRows + 1) / 2;
+  __m512 eight[4];  // lanes 0-7: row 2i, 8-15: row 2i + 1
+  DALSEGNO_UNROLL for (int i = 0; i < kPairs; i++) {
+    const __m512 a = x[2 * i];
+    const __m512 b = x[2 * i + 1 < kRows ? 2 * i + 1 : 2 * i];
+    eight[i] = Op::of(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   }
-  const float top = fold_max(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3])));
-  const float m = state.m > top ? state.m : top;
-  DALSEGNO_UNROLL for (int j = 0; j < kWidth; j++) {
-    x[j] = exp_negative(_mm512_sub_ps(x[j], _mm512_set1_ps(m)));
-    Format::store(p, kLanes * j, x[j]);
+  DALSEGNO_UNROLL for (int i = kPairs; i < 4; i++) eight[i] = eight[0];
+  __m512 one[2];  // lane 4i: row i, or row 4 + i
+  DALSEGNO_UNROLL for (int i = 0; i < (kRows > 4 ? 2 : 1); i++) {
+    const __m512 a = eight[2 * i];
+    const __m512 b = eight[2 * i + 1];
+    const __m512 four = Op::of(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    const __m512 two = Op::of(four, _mm512_permute_ps(four, 0x4e));
+    one[i] = Op::of(two, _mm512_permute_ps(two, 0xb1));
   }
-  if (m != state.m) {  // otherwise the factor is exactly 1
-    const float fade = exp_negative(state.m - m);
-    state.m = m;
-    state.l = state.l * fade;
-    for (int d = 0; d < head_dim; d += kLanes) {
-      _mm512_store_ps(state.o + d, _mm512_mul_ps(_mm512_load_ps(state.o + d), _mm512_set1_ps(fade)));
-    }
-  }
-  state.l = state.l + fold_add(_mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3])));
+  const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+  return _mm512_permutex2var_ps(one[0], lanes, one[kRows > 4 ? 1 : 0]);
 }
 
-template <class Format, int kRows>
-void attend_tile(const AttentionArgs& args, int row0, int key, Work& work) {
-  const Tile tile = tile_at(args, key);
-  const Tile next = tile_at(args, key + kTileKeys);
-  AttentionState* out = args.out + row0;
-  scores<Format, kRows>(tile, next, args.head_dim, work);
-  for (int i = 0; i < kRows; i++) {
-    const std::uint64_t keys = visible(args, row0 + i, key);
-    if (keys == 0) {  // p of zero leaves o as it is
-      __builtin_memset(work.p[i], 0, sizeof work.p[i]);
-    } else {
-      soften<Format>(work.s[i], keys, args.scale, args.head_dim, out[i], work.p[i]);
-    }
+// The scores of the tile's first kBlocks blocks, and from them the probabilities; brings m and l of the rows that
+// see a key under the new maximum and leaves in `fade` what o has to be multiplied by: 1 for the other rows, whose
+// p is 0.
+template <class Format, bool kAhead, int kRows, int kBlocks>
+void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&keys)[kMaxRows], int head_dim, float scale,
+                   Work& work) {
+  __m512 acc[kRows][kBlocks];
+  DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+    DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) acc[i][j] = _mm512_setzero_ps();
   }
+  chains<Format, kAhead, kRows, kBlocks>(tile.k, next.k, kStep, work.q[0], head_dim / Format::kPerStep, acc);
+  __m512 fold[kRows];
+  unsigned seeing = 0;
+  DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+    DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
+      const auto on = static_cast<__mmask16>(keys[i] >> (kLanes * j));
+      const __m512 s = _mm512_mask_mul_ps(_mm512_set1_ps(kMinusInfinity), on, acc[i][j], _mm512_set1_ps(scale));
+      _mm512_store_ps(work.s[i] + kLanes * j, s);
+      fold[i] = j == 0 ? s : _mm512_max_ps(fold[i], s);
+    }
+    seeing |= static_cast<unsigned>(keys[i] != 0) << i;
+  }
+  const auto rows = static_cast<__mmask16>(seeing);
+  const __m512 before = _mm512_load_ps(work.m);
+  const __m512 m = _mm512_mask_max_ps(before, rows, before, fold_rows<Max>(fold));
+  const __m512 fade = _mm512_mask_mov_ps(_mm512_set1_ps(1.0F), rows, exp_negative(_mm512_sub_ps(before, m)));
+  _mm512_store_ps(work.m, m);
+  _mm512_store_ps(work.fade, fade);
+  DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+    const __m512 top = _mm512_set1_ps(work.m[i]);
+    const __mmask16 on = keys[i] != 0 ? 0xffff : 0;
+    __m512 p[kBlocks];
+    DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
+      p[j] = _mm512_maskz_mov_ps(on, exp_negative(_mm512_sub_ps(_mm512_load_ps(work.s[i] + kLanes * j), top)));
+      Format::store(work.p[i], kLanes * j, p[j]);
+    }
+    // Of the four vectors that a sum takes in pairs, those that are missing are zeros.
+    fold[i] = kBlocks == 1 ? p[0] : _mm512_add_ps(p[0], p[kBlocks > 1 ? 1 : 0]);
+    if (kBlocks == 3) fold[i] = _mm512_add_ps(fold[i], p[kBlocks - 1]);
+    if (kBlocks == 4) fold[i] = _mm512_add_ps(fold[i], _mm512_add_ps(p[kBlocks > 2 ? 2 : 0], p[kBlocks - 1]));
+  }
+  const __m512 l = _mm512_mul_ps(_mm512_load_ps(work.l), fade);
+  _mm512_store_ps(work.l, _mm512_mask_add_ps(l, rows, l, fold_rows<Add>(fold)));
+}
+
+template <class Format, bool kAhead, int kRows, int kBlocks>
+void attend_tile(const AttentionArgs& args, int row0, int key, const std::uint64_t (&keys)[kMaxRows], bool last,
+                 Work& work) {
+  const Tile tile = tile_at(args, key);
+  const Tile next = last && args.next != nullptr ? tile_at(*args.next, args.next->chunk * kChunkKeys)
+                                                 : tile_at(args, key + kTileKeys);
+  const AttentionState* out = args.out + row0;
+  probabilities<Format, kAhead, kRows, kBlocks>(tile, next, keys, args.head_dim, args.scale, work);
   int d = 0;
   for (; d + kLanes * kWidth <= args.head_dim; d += kLanes * kWidth) {
-    values<Format, kRows, kWidth>(tile, next, args.head_dim, d, work, out);
+    values<Format, kAhead, kRows, kWidth>(tile, next, kBlocks, args.head_dim, d, work, out);
   }
-  for (; d < args.head_dim; d += kLanes) values<Format, kRows, 1>(tile, next, args.head_dim, d, work, out);
+  for (; d < args.head_dim; d += kLanes) {
+    values<Format, kAhead, kRows, 1>(tile, next, kBlocks, args.head_dim, d, work, out);
+  }
 }
 
-template <class Format, int kRows>
+template <class Format, bool kAhead, int kRows>
 void attend_rows(const AttentionArgs& args, int row0) {
   Work work;
   constexpr auto kBytes = static_cast<std::size_t>(4 / Format::kPerStep);
   const auto* q = static_cast<const std::byte*>(args.q);
+  _mm512_store_ps(work.m, _mm512_set1_ps(kMinusInfinity));
+  _mm512_store_ps(work.l, _mm512_setzero_ps());
   for (int i = 0; i < kRows; i++) {
     const std::size_t at = static_cast<std::size_t>(row0 + i) * args.q_stride;
     __builtin_memcpy(work.q[i], q + at * kBytes, static_cast<std::size_t>(args.head_dim) * kBytes);
-    AttentionState& state = args.out[row0 + i];
-    state.m = kMinusInfinity;
-    state.l = 0.0F;
+    const AttentionState& state = args.out[row0 + i];
     for (int d = 0; d < args.head_dim; d += kLanes) _mm512_store_ps(state.o + d, _mm512_setzero_ps());
   }
+  int end = (args.chunk + 1) * kChunkKeys;
+  if (args.end[row0 + kRows - 1] < end) end = args.end[row0 + kRows - 1];  // only prefetching depends on it
   for (int key = args.chunk * kChunkKeys; key < (args.chunk + 1) * kChunkKeys; key += kTileKeys) {
-    bool any = false;
-    for (int i = 0; i < kRows; i++) any = any || visible(args, row0 + i, key) != 0;
-    if (any) attend_tile<Format, kRows>(args, row0, key, work);
+    std::uint64_t keys[kMaxRows] = {};
+    std::uint64_t any = 0;
+    for (int i = 0; i < kRows; i++) any |= keys[i] = visible(args, row0 + i, key);
+    if (any == 0) continue;
+    const bool last = key + kTileKeys >= end;
+    if ((any >> 48) != 0) {
+      attend_tile<Format, kAhead, kRows, 4>(args, row0, key, keys, last, work);
+    } else if ((any >> 32) != 0) {
+      attend_tile<Format, kAhead, kRows, 3>(args, row0, key, keys, last, work);
+    } else if ((any >> 16) != 0) {
+      attend_tile<Format, kAhead, kRows, 2>(args, row0, key, keys, last, work);
+    } else {
+      attend_tile<Format, kAhead, kRows, 1>(args, row0, key, keys, last, work);
+    }
   }
   for (int i = 0; i < kRows; i++) {  // a row of NaN must not look like one that saw no key
     AttentionState& state = args.out[row0 + i];
-    if (state.l != state.l) state.m = state.l;
+    state.l = work.l[i];
+    state.m = state.l != state.l ? state.l : work.m[i];
   }
+}
+
+template <class Format, bool kAhead>
+void attend_group(const AttentionArgs& args, int row0, int rows) {
+  using Rows = void (*)(const AttentionArgs&, int);
+  static constexpr Rows kByCount[kMaxRows] = {attend_rows<Format, kAhead, 1>, attend_rows<Format, kAhead, 2>,
+                                              attend_rows<Format, kAhead, 3>, attend_rows<Format, kAhead, 4>,
+                                              attend_rows<Format, kAhead, 5>, attend_rows<Format, kAhead, 6>};
+  kByCount[rows - 1](args, row0);
 }
 
 template <class Format>
 void attend_format(const AttentionArgs& args) {
-  using Rows = void (*)(const AttentionArgs&, int);
-  static constexpr Rows kByCount[kMaxRows] = {attend_rows<Format, 1>, attend_rows<Format, 2>, attend_rows<Format, 3>,
-                                              attend_rows<Format, 4>, attend_rows<Format, 5>, attend_rows<Format, 6>};
   const int groups = (args.rows + kMaxRows - 1) / kMaxRows;
   for (int g = 0, row = 0; g < groups; g++) {  // spread evenly: 8 rows are 4 + 4, not 6 + 2
     const int rows = (args.rows - row) / (groups - g);
-    kByCount[rows - 1](args, row);
+    if (g == 0) {  // the others find in L2 what the first has read
+      attend_group<Format, true>(args, row, rows);
+    } else {
+      attend_group<Format, false>(args, row, rows);
+    }
     row += rows;
   }
 }

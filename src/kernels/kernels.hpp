@@ -71,6 +71,8 @@ struct AttentionArgs {
   int chunk = 0;                        // keys [256*chunk, 256*chunk + 256)
   float scale = 0;
   AttentionState* out = nullptr;  // [rows]; overwritten; m = -inf where nothing is visible
+  // What the caller attends to afterwards, or nullptr: its first keys (pages, offsets, chunk) may be prefetched.
+  const AttentionArgs* next = nullptr;
 };
 
 // The f32 sums of peak_bf16 count exactly up to 2^24, by at most 2 per round.

@@ -11,21 +11,46 @@
 namespace dalsegno {
 namespace {
 
-// Query rows of a piece (tokens x query heads of the group): enough to fill the kernels' tiles of up
-// to a dozen rows many times over, few enough that K/V read for a piece stays in L2 between tiles.
+// Query rows of an item (tokens x query heads of the group): enough to fill the kernels' tiles of up to a dozen
+// rows many times over, few enough that K/V read for an item stays in L2 between tiles.
 constexpr int kQueryRows = 64;
-// Fewer pieces than this per thread are split by chunk.
-constexpr int kPiecesPerThread = 4;
-// Partial states kept at most; 16384 of head_dim 64 are 4 MB. Beyond, pieces are not split.
+// Fewer items than this per thread are split by chunk.
+constexpr int kItemsPerThread = 4;
+// A span of fewer query rows than this is split by chunk if there is room: it may share pages with its neighbours.
+constexpr int kFewQueryRows = 32;
+// Partial states kept at most; 16384 of head_dim 64 are 4 MB.
 constexpr std::size_t kSplitStates = 16384;
+// Runs of chunk items that a thread takes at once, per thread: it knows what it reads next and prefetches it.
+constexpr int kRunsPerThread = 4;
 
-int rows_per_piece(const AttentionConfig& config) {
+int rows_per_item(const AttentionConfig& config) {
   return std::max(1, kQueryRows / (config.heads / config.kv_heads));
 }
 
 std::int32_t first_visible(const AttentionConfig& config, std::int32_t position) {
   return config.window > 0 ? std::max(0, position + 1 - config.window) : 0;
 }
+
+// First visible key and the one past the last of each query row.
+struct Bounds {
+  std::int32_t begin[kQueryRows];
+  std::int32_t end[kQueryRows];
+  int rows = 0;
+
+  void add(const AttentionConfig& config, int first_position, int positions) {
+    const int group = config.heads / config.kv_heads;
+    for (int i = 0; i < positions * group; ++i) {
+      const std::int32_t position = first_position + i / group;
+      begin[rows] = first_visible(config, position);
+      end[rows++] = position + 1;
+    }
+  }
+  void give(AttentionArgs& args) const {
+    args.begin = begin;
+    args.end = end;
+    args.rows = rows;
+  }
+};
 
 }  // namespace
 
@@ -43,14 +68,17 @@ Result<void> CpuAttention::reserve(HostArena& arena, const AttentionConfig& conf
       q, arena.allocate(static_cast<std::size_t>(rows) * static_cast<std::size_t>(config.heads) * dim * sizeof(float),
                         "the queries of a step"));
   q_ = q;
-  const std::size_t chunks = static_cast<std::size_t>((positions + kChunkKeys - 1) / kChunkKeys);
-  const std::size_t split = std::min(kSplitStates, kPiecesPerThread * threads * kQueryRows * chunks);
-  const std::size_t count = std::max(split, 2 * threads * kQueryRows);
+  const auto chunks = static_cast<std::size_t>((positions + kChunkKeys - 1) / kChunkKeys);
+  split_states_ = std::min(kSplitStates, chunks * static_cast<std::size_t>(config.heads * kQueryRows));
+  const std::size_t count = split_states_ + 2 * threads * kQueryRows;
   DALSEGNO_ASSIGN(outputs, arena.allocate(count * dim * sizeof(float), "the partial results of attention"));
-  outputs_ = reinterpret_cast<float*>(outputs);
   states_.assign(count, {});
-  for (std::size_t i = 0; i < count; ++i) states_[i].o = outputs_ + i * dim;
-  pieces_.reserve(static_cast<std::size_t>(rows) * static_cast<std::size_t>(config.kv_heads));
+  for (std::size_t i = 0; i < count; ++i) states_[i].o = reinterpret_cast<float*>(outputs) + i * dim;
+  kv_heads_ = config.kv_heads;
+  const auto most = static_cast<std::size_t>(rows);
+  spans_.reserve(most);
+  span_of_row_.reserve(most);
+  items_.reserve(std::max(most * static_cast<std::size_t>(config.kv_heads), split_states_));
   return {};
 }
 
@@ -87,128 +115,185 @@ bool CpuAttention::store_row(float* qkv, const CpuRope& rope, const AttentionCon
 }
 
 void CpuAttention::plan(std::span<const StepSequence> sequences, const AttentionConfig& config) {
-  pieces_.clear();
-  const int most = rows_per_piece(config);
-  const int group = config.heads / config.kv_heads;
-  std::size_t states = 0;
+  spans_.clear();
+  span_of_row_.clear();
+  items_.clear();
+  const int most = rows_per_item(config);
   for (const StepSequence& sequence : sequences) {
     for (int first = 0; first < sequence.rows; first += most) {
       const int rows = std::min(most, sequence.rows - first);
-      const int last_position = sequence.first_position + first + rows - 1;
-      const int first_chunk = first_visible(config, sequence.first_position + first) / kChunkKeys;
-      const int chunks = last_position / kChunkKeys + 1 - first_chunk;
-      for (int head = 0; head < config.kv_heads; ++head) {
-        pieces_.push_back({&sequence, head, first, rows, first_chunk, chunks, states});
-        states += static_cast<std::size_t>(chunks) * static_cast<std::size_t>(rows * group);
-      }
+      const int position = sequence.first_position + first;
+      span_of_row_.insert(span_of_row_.end(), static_cast<std::size_t>(rows), static_cast<int>(spans_.size()));
+      spans_.push_back({&sequence, sequence.first_row + first, rows, position,
+                        first_visible(config, position) / kChunkKeys, (position + rows - 1) / kChunkKeys + 1, -1});
     }
+  }
+  const int items = static_cast<int>(spans_.size()) * config.kv_heads;
+  const bool few = items < kItemsPerThread * pool_.threads();
+  const bool split = (few && plan_split(config, true)) || plan_split(config, false);
+  // Last first: in a causal prefill the later rows see more keys.
+  for (int span = static_cast<int>(spans_.size()) - 1; span >= 0; --span) {
+    if (spans_[static_cast<std::size_t>(span)].split_row >= 0) continue;
+    for (int head = 0; head < config.kv_heads; ++head) items_.push_back({span, 1, head, -1});
+  }
+  whole_items_ = static_cast<int>(items_.size());
+  if (!split) return;
+  int chunks = 0;
+  for (const Span& span : spans_) chunks = std::max(chunks, span.end_chunk);
+  for (int chunk = 0; chunk < chunks; ++chunk) plan_chunk(config, chunk);
+}
+
+// Marks the spans that are split by chunk: all, or those of few rows. False, and none is, if there is no room.
+bool CpuAttention::plan_split(const AttentionConfig& config, bool all) {
+  const int group = config.heads / config.kv_heads;
+  const auto splits = [&](const Span& span) { return all || span.rows * group < kFewQueryRows; };
+  int chunks = 0;
+  split_rows_ = 0;
+  for (const Span& span : spans_) {
+    if (!splits(span)) continue;
+    chunks = std::max(chunks, span.end_chunk);
+    split_rows_ += span.rows;
+  }
+  if (split_rows_ == 0 || state(chunks, 0, 0, group) > split_states_) return false;
+  int row = 0;
+  for (Span& span : spans_) {
+    if (!splits(span)) continue;
+    span.split_row = row;
+    row += span.rows;
+  }
+  return true;
+}
+
+// Items of one chunk: neighbours that read the same pages go together, as far as kQueryRows allow.
+void CpuAttention::plan_chunk(const AttentionConfig& config, int chunk) {
+  const int most = rows_per_item(config);
+  const auto takes_part = [&](const Span& span) {
+    return span.split_row >= 0 && span.first_chunk <= chunk && chunk < span.end_chunk;
+  };
+  constexpr int kChunkBlocks = kChunkKeys / kBlockTokens;
+  const auto same_pages = [&](const Span& a, const Span& b) {
+    if (a.sequence == b.sequence) return true;
+    const int end = (chunk + 1) * kChunkBlocks;
+    if (a.sequence->kv.page_count < end || b.sequence->kv.page_count < end) return false;
+    std::byte* const* pages = a.sequence->kv.pages + end - kChunkBlocks;
+    return std::equal(pages, pages + kChunkBlocks, b.sequence->kv.pages + end - kChunkBlocks);
+  };
+  const int count = static_cast<int>(spans_.size());
+  for (int first = 0; first < count;) {
+    const Span& leader = spans_[static_cast<std::size_t>(first)];
+    int end = first + 1;
+    if (takes_part(leader)) {
+      for (int rows = leader.rows; end < count; ++end) {
+        const Span& next = spans_[static_cast<std::size_t>(end)];
+        rows += next.rows;
+        if (rows > most || !takes_part(next) || !same_pages(leader, next)) break;
+      }
+      for (int head = 0; head < config.kv_heads; ++head) items_.push_back({first, end - first, head, chunk});
+    }
+    first = end;
   }
 }
 
-// Chunks [begin, end) of a piece; chunk c's states start at first_state + (c - begin) * query rows.
-void CpuAttention::run_chunks(const Piece& piece, const AttentionConfig& config, int begin, int end,
-                              std::size_t first_state) {
-  const StepSequence& sequence = *piece.sequence;
+// Everything of args but q's rows' bounds, which the caller keeps, and the output.
+void CpuAttention::prepare(const Item& item, int chunk, const AttentionConfig& config, AttentionArgs& args) {
+  const Span& leader = spans_[static_cast<std::size_t>(item.first)];
+  const StepSequence& sequence = *leader.sequence;
   const KvLayout& layout = *sequence.kv.layout;
-  const int group = config.heads / config.kv_heads;
-  std::int32_t first_key[kQueryRows];
-  std::int32_t last_key[kQueryRows];
-  for (int i = 0; i < piece.rows * group; ++i) {
-    const std::int32_t position = sequence.first_position + piece.first_row + i / group;
-    first_key[i] = first_visible(config, position);
-    last_key[i] = position + 1;
-  }
-  AttentionArgs args;
   args.format = layout.format;
   args.head_dim = config.head_dim;
   args.pages = sequence.kv.pages;
   args.page_count = sequence.kv.page_count;
-  args.k_offset = layout.k_offset(config.layer, piece.kv_head);
+  args.k_offset = layout.k_offset(config.layer, item.kv_head);
   args.v_offset = args.k_offset + layout.part_bytes();
-  const std::size_t row = static_cast<std::size_t>(piece.kv_head) * static_cast<std::size_t>(max_rows_) +
-                          static_cast<std::size_t>(sequence.first_row + piece.first_row);
-  args.q = q_ + row * static_cast<std::size_t>(group * config.head_dim) * element_bytes(layout.format);
   args.q_stride = static_cast<std::size_t>(config.head_dim);
-  args.rows = piece.rows * group;
-  args.begin = first_key;
-  args.end = last_key;
+  const std::size_t row = static_cast<std::size_t>(item.kv_head) * static_cast<std::size_t>(max_rows_) +
+                          static_cast<std::size_t>(leader.first_row);
+  const auto group = static_cast<std::size_t>(config.heads / config.kv_heads);
+  args.q = q_ + row * group * args.q_stride * element_bytes(layout.format);
+  args.chunk = chunk;
   args.scale = config.scale;
-  for (int chunk = begin; chunk < end; ++chunk) {
-    args.chunk = chunk;
-    args.out = &states_[first_state + static_cast<std::size_t>(chunk - begin) * static_cast<std::size_t>(args.rows)];
+}
+// `end`: items from there on are another thread's.
+void CpuAttention::run_chunk(int item, const AttentionConfig& config, int end) {
+  const Item& present = items_[static_cast<std::size_t>(item)];
+  Bounds bounds;
+  for (int i = present.first; i < present.first + present.count; ++i) {
+    const Span& span = spans_[static_cast<std::size_t>(i)];
+    bounds.add(config, span.first_position, span.rows);
+  }
+  AttentionArgs args;
+  AttentionArgs next;
+  prepare(present, present.chunk, config, args);
+  bounds.give(args);
+  args.out = &states_[state(present.chunk, present.kv_head, spans_[static_cast<std::size_t>(present.first)].split_row,
+                            config.heads / config.kv_heads)];
+  if (item + 1 < end) {
+    const Item& following = items_[static_cast<std::size_t>(item) + 1];
+    prepare(following, following.chunk, config, next);
+    args.next = &next;
+  }
+  kernels_.attend(args);
+}
+
+void CpuAttention::run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns) {
+  const Span& span = spans_[static_cast<std::size_t>(item.first)];
+  AttentionState* total = &states_[split_states_ + static_cast<std::size_t>(thread) * 2 * kQueryRows];
+  AttentionState* part = total + kQueryRows;
+  Bounds bounds;
+  bounds.add(config, span.first_position, span.rows);
+  AttentionArgs args;
+  for (int chunk = span.first_chunk; chunk < span.end_chunk; ++chunk) {
+    prepare(item, chunk, config, args);
+    bounds.give(args);
+    args.out = chunk == span.first_chunk ? total : part;
     kernels_.attend(args);
+    for (int i = 0; i < args.rows && chunk > span.first_chunk; ++i) {
+      kernels_.merge(total[i], part[i], config.head_dim);
+    }
   }
-}
-
-void CpuAttention::finish_rows(const Piece& piece, const AttentionConfig& config, std::size_t first_state, float* out,
-                               int out_columns) {
   const int group = config.heads / config.kv_heads;
-  for (int i = 0; i < piece.rows * group; ++i) {
-    const int row = piece.sequence->first_row + piece.first_row + i / group;
-    float* to = out + static_cast<std::size_t>(row) * static_cast<std::size_t>(out_columns) +
-                (piece.kv_head * group + i % group) * config.head_dim;
-    kernels_.finish(states_[first_state + static_cast<std::size_t>(i)], config.head_dim, to);
+  for (int i = 0; i < args.rows; ++i) {
+    float* to = out + static_cast<std::size_t>(span.first_row + i / group) * static_cast<std::size_t>(out_columns) +
+                (item.kv_head * group + i % group) * config.head_dim;
+    kernels_.finish(total[i], config.head_dim, to);
   }
 }
 
-void CpuAttention::merge_rows(std::size_t total, std::size_t part, int rows, int head_dim) {
-  for (int i = 0; i < rows; ++i) {
-    kernels_.merge(states_[total + static_cast<std::size_t>(i)], states_[part + static_cast<std::size_t>(i)], head_dim);
+void CpuAttention::finish_row(int row, const AttentionConfig& config, float* out) {
+  const Span& span = spans_[static_cast<std::size_t>(span_of_row_[static_cast<std::size_t>(row)])];
+  if (span.split_row < 0) return;
+  const int group = config.heads / config.kv_heads;
+  const int split_row = span.split_row + row - span.first_row;
+  for (int head = 0; head < config.heads; ++head, out += config.head_dim) {
+    const auto at = [&](int chunk) -> AttentionState& {
+      return states_[state(chunk, head / group, split_row, group) + static_cast<std::size_t>(head % group)];
+    };
+    AttentionState& total = at(span.first_chunk);
+    for (int chunk = span.first_chunk + 1; chunk < span.end_chunk; ++chunk) {
+      kernels_.merge(total, at(chunk), config.head_dim);
+    }
+    kernels_.finish(total, config.head_dim, out);
   }
-}
-
-void CpuAttention::run_whole(const Piece& piece, const AttentionConfig& config, int thread, float* out,
-                             int out_columns) {
-  const std::size_t total = static_cast<std::size_t>(thread) * 2 * kQueryRows;
-  const std::size_t part = total + kQueryRows;
-  const int rows = piece.rows * (config.heads / config.kv_heads);
-  run_chunks(piece, config, piece.first_chunk, piece.first_chunk + 1, total);
-  for (int chunk = piece.first_chunk + 1; chunk < piece.first_chunk + piece.chunks; ++chunk) {
-    run_chunks(piece, config, chunk, chunk + 1, part);
-    merge_rows(total, part, rows, config.head_dim);
-  }
-  finish_rows(piece, config, total, out, out_columns);
 }
 
 void CpuAttention::attend(std::span<const StepSequence> sequences, const AttentionConfig& config, float* out,
                           int out_columns) {
   plan(sequences, config);
-  const int count = static_cast<int>(pieces_.size());
-  const int group = config.heads / config.kv_heads;
-  int most_chunks = 0;
-  for (const Piece& piece : pieces_) most_chunks = std::max(most_chunks, piece.chunks);
-  const Piece& last = pieces_.back();
-  const std::size_t states =
-      last.state + static_cast<std::size_t>(last.chunks) * static_cast<std::size_t>(last.rows * group);
+  const int items = static_cast<int>(items_.size());
+  const int run = std::max(1, (items - whole_items_) / (pool_.threads() * kRunsPerThread));
+  const int runs = (items - whole_items_ + run - 1) / run;
   std::atomic<int> next{0};
-  if (count >= kPiecesPerThread * pool_.threads() || most_chunks == 1 || states > states_.size()) {
-    pool_.run([&](int thread, int) {
-      // Last first: in a causal prefill the later rows see more keys.
-      for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-        run_whole(pieces_[static_cast<std::size_t>(count - 1 - i)], config, thread, out, out_columns);
+  pool_.run([&](int thread, int) {
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < whole_items_ + runs;) {
+      if (i < whole_items_) {
+        run_whole(items_[static_cast<std::size_t>(i)], config, thread, out, out_columns);
+        continue;
       }
-    });
-    return;
-  }
-  const int items = count * most_chunks;
-  pool_.run([&](int, int) {
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-      const Piece& piece = pieces_[static_cast<std::size_t>(i % count)];
-      const int chunk = i / count;
-      if (chunk >= piece.chunks) continue;
-      run_chunks(piece, config, piece.first_chunk + chunk, piece.first_chunk + chunk + 1,
-                 piece.state + static_cast<std::size_t>(chunk) * static_cast<std::size_t>(piece.rows * group));
+      const int begin = whole_items_ + (i - whole_items_) * run;
+      const int end = std::min(begin + run, items);
+      for (int item = begin; item < end; ++item) run_chunk(item, config, end);
     }
   });
-  const FloatState float_state;
-  for (const Piece& piece : pieces_) {
-    const int rows = piece.rows * group;
-    for (int chunk = 1; chunk < piece.chunks; ++chunk) {
-      merge_rows(piece.state, piece.state + static_cast<std::size_t>(chunk) * static_cast<std::size_t>(rows), rows,
-                 config.head_dim);
-    }
-    finish_rows(piece, config, piece.state, out, out_columns);
-  }
 }
 
 }  // namespace dalsegno

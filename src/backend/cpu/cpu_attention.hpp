@@ -12,9 +12,12 @@
 
 namespace dalsegno {
 
-// Divides the attention of a step into pieces for the pool. A piece is (sequence, K/V head, some
-// rows), and one chunk of keys more where there would be too few pieces otherwise; chunks are always
-// merged left to right, so the division changes no bit.
+// Divides the attention of a step for the pool, in two ways. Neither changes a bit, because chunks are always
+// merged left to right:
+// - Where a sequence has few rows (decoding), an item is (chunk of keys, K/V head, neighbouring rows whose
+//   sequences share the chunk's pages), so that pages many sequences share are read once per step, and one
+//   long sequence keeps every thread busy. finish_row() merges the chunks.
+// - Where it has many (prefill), an item is (some rows, K/V head) and walks all their chunks.
 class CpuAttention {
  public:
   CpuAttention(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}
@@ -24,33 +27,57 @@ class CpuAttention {
   // False: k or v is not finite (zeros are stored). Threads: different rows at the same time.
   bool store_row(float* qkv, const CpuRope& rope, const AttentionConfig& config, const StepSequence& sequence, int row,
                  int position);
-  // out: [rows, heads * head_dim] f32.
+  // out: [rows, heads * head_dim] f32, complete once finish_row() was called for each row.
   void attend(std::span<const StepSequence> sequences, const AttentionConfig& config, float* out, int out_columns);
+  // out: the row's [heads * head_dim]. Threads: different rows at the same time.
+  void finish_row(int row, const AttentionConfig& config, float* out);
 
  private:
-  struct Piece {
+  // Neighbouring rows of one sequence, at most kQueryRows query rows.
+  struct Span {
     const StepSequence* sequence;
-    int kv_head;
-    int first_row;  // within the sequence
+    int first_row;  // of the step
     int rows;
+    int first_position;
     int first_chunk;
-    int chunks;
-    std::size_t state;  // index of its first state; states are [chunk][row][query head of the group]
+    int end_chunk;
+    int split_row;  // index of the first row among those that are split by chunk; -1: it walks its chunks itself
   };
-  void plan(std::span<const StepSequence> sequences, const AttentionConfig& config);
-  void run_chunks(const Piece& piece, const AttentionConfig& config, int begin, int end, std::size_t first_state);
-  void run_whole(const Piece& piece, const AttentionConfig& config, int thread, float* out, int out_columns);
-  void merge_rows(std::size_t total, std::size_t part, int rows, int head_dim);
-  void finish_rows(const Piece& piece, const AttentionConfig& config, std::size_t first_state, float* out,
-                   int out_columns);
+  // What one thread does at a time: spans [first, first + count), which are neighbours.
+  struct Item {
+    int first;
+    int count;
+    int kv_head;
+    int chunk;  // -1: all
+  };
 
+  void plan(std::span<const StepSequence> sequences, const AttentionConfig& config);
+  bool plan_split(const AttentionConfig& config, bool all);
+  void plan_chunk(const AttentionConfig& config, int chunk);
+  void prepare(const Item& item, int chunk, const AttentionConfig& config, AttentionArgs& args);
+  void run_chunk(int item, const AttentionConfig& config, int end);
+  void run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns);
+  [[nodiscard]] std::size_t state(int chunk, int kv_head, int split_row, int group) const {
+    return (static_cast<std::size_t>(chunk * kv_heads_ + kv_head) * static_cast<std::size_t>(split_rows_) +
+            static_cast<std::size_t>(split_row)) *
+           static_cast<std::size_t>(group);
+  }
+
+  // Constant after reserve().
   ThreadPool& pool_;
   const Kernels& kernels_;
-  std::byte* q_ = nullptr;    // [kv_head][row][group][head_dim]
-  float* outputs_ = nullptr;  // the o of every state
-  std::vector<AttentionState> states_;
-  std::vector<Piece> pieces_;
+  std::byte* q_ = nullptr;        // [kv_head][row][group][head_dim]
+  std::size_t split_states_ = 0;  // how many states splitting may use; run_whole()'s follow
   int max_rows_ = 0;
+  int kv_heads_ = 0;
+
+  // Of the present call.
+  std::vector<AttentionState> states_;  // [chunk][kv_head][split row][group], then [thread][2][kQueryRows]
+  std::vector<Span> spans_;
+  std::vector<Item> items_;  // first those that walk all chunks
+  std::vector<int> span_of_row_;
+  int whole_items_ = 0;
+  int split_rows_ = 0;
 };
 
 }  // namespace dalsegno

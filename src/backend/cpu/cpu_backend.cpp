@@ -314,7 +314,10 @@ void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const Attent
 void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activations& out) {
   auto& act = as<CpuActivations>(out);
   attention_.attend(step_.sequences, config, act.values, act.columns);
-  each_row(rows(), [&](int r) { quantise(act, r, r, "attention gave NaN or infinity"); });
+  each_row(rows(), [&](int r) {
+    attention_.finish_row(r, config, act.row(r));
+    quantise(act, r, r, "attention gave NaN or infinity");
+  });
 }
 
 void CpuBackend::gate(const Buffer& gate_up, Gate, Activations& out) {
