@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export JOBS
 MODEL := SmolLM2-135M-Instruct.Q4_1
 
-.PHONY: help setup build demo test models bench bench-llamacpp soak tsan clang format tidy clean
+.PHONY: help setup build demo test models bench bench-compare soak tsan clang format tidy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -32,9 +32,9 @@ bench: build/setup-build.stamp build/setup-bench.stamp ## measure the kernels, t
 	@scripts/fetch_models smollm2
 	@scripts/bench $(MODEL)
 
-bench-llamacpp: build build/setup-bench.stamp ## measure beside llama.cpp, alternating runs (compiles it first)
+bench-compare: build build/setup-bench.stamp ## measure beside llama.cpp and OpenVINO GenAI (compiles the former once)
 	@scripts/fetch_models smollm2
-	@scripts/bench_llamacpp $(MODEL)
+	@scripts/bench_compare --model $(MODEL)
 
 soak: build build/setup-test.stamp ## the long runs: one hash over every path, quality of the real models
 	@scripts/fetch_models

@@ -25,6 +25,7 @@ constexpr double kShortest = 1e-9;  // seconds: below what the clock tells
 struct BenchOptions {
   CommonOptions common;
   std::set<std::string> tests;  // empty: all
+  std::vector<BenchRow> rows;   // empty: the usual ones
   int repeat = 5;
   bool brief = false;
   std::string compare;    // empty: with nothing
@@ -145,15 +146,16 @@ Result<int> Bench::run() {
   context_ = engine->context();
   engine_ = std::move(engine);
   DALSEGNO_ASSIGN(limit, BenchLimit::measure(path, options_.common.engine, options_.brief));
-  limit_ = limit;
+  limit_ = std::move(limit);
   if (!options_.common.json) print_header();
-  for (const BenchRow& row : bench_rows(options_.brief)) {
+  for (const BenchRow& row : options_.rows.empty() ? bench_rows(options_.brief) : options_.rows) {
     if (!wanted(row)) continue;
     if (row.context() > context_) {
       note(fmt::format("skipped: {} of {} tokens at depth {} needs more than the context of {}\n", row.test, row.tokens,
                        row.depth, context_));
       continue;
     }
+    limit_.refresh();
     DALSEGNO_ASSIGN(measured, measure(row));
     print(row, measured);
   }
@@ -175,6 +177,17 @@ void add_test(std::set<std::string>& tests, const std::string& test) {
   tests.insert(test);
 }
 
+void add_row(std::vector<BenchRow>& rows, const std::string& text) {
+  const auto row = parse_row(text);
+  if (!row) {
+    wrong_usage(
+        fmt::format("--row must be TEST:TOKENS:DEPTH:BATCH such as batch:32:128:8, prefill:512:0:1 or "
+                    "decode:64:1024:1, not '{}'",
+                    text));
+  }
+  rows.push_back(*row);
+}
+
 void add_options(CLI::App& verb, BenchOptions& options) {
   add_common(verb, options.common, ModelUse::runs);
   verb.add_option_function<std::vector<std::string>>(
@@ -185,6 +198,14 @@ void add_options(CLI::App& verb, BenchOptions& options) {
           "only this test: load, memory, prefill, decode, batch, shared_prefix; may be given several times")
       ->type_name("NAME")
       ->delimiter(',')
+      ->allow_extra_args(false);
+  verb.add_option_function<std::vector<std::string>>(
+          "--row",
+          [&options](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) add_row(options.rows, text);
+          },
+          "TEST:TOKENS:DEPTH:BATCH, such as decode:64:1024:1, instead of the usual rows; may be given several times")
+      ->type_name("ROW")
       ->allow_extra_args(false);
   add_number(verb, "--repeat", options.repeat, 1, 1000, "measured runs after one to warm up (default: 5)");
   verb.add_option("--compare", options.compare, "an earlier output of --json: show what changed since")

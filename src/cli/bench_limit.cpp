@@ -4,9 +4,12 @@
 
 #include <algorithm>
 
-#include "cli/read_bandwidth.hpp"
-
 namespace dalsegno::cli {
+namespace {
+
+constexpr int kSweeps = 20;  // some 10 ms each
+
+}  // namespace
 
 Result<BenchLimit> BenchLimit::measure(const std::string& model_path, const EngineOptions& engine, bool brief) {
   BenchLimit limit;
@@ -16,12 +19,14 @@ Result<BenchLimit> BenchLimit::measure(const std::string& model_path, const Engi
   limit.level_ = levels.chosen;
   DALSEGNO_ASSIGN(peak, measure_peak(engine.threads, brief ? 0.01 : 0.4));
   limit.peak_ = peak;
-  limit.bytes_per_second_ = read_bandwidth(engine.threads, brief);
+  limit.bandwidth_ = std::make_unique<ReadBandwidth>(engine.threads, brief);
+  limit.bandwidth_->sweep(brief ? 1 : kSweeps);
   return limit;
 }
 
 double BenchLimit::least_seconds(const BenchRow& row) const {
-  if (row.is("load")) return bytes_per_second_ > 0 ? cost_.file_bytes / bytes_per_second_ : 0;
+  const double bytes_per_second = bandwidth_->best();
+  if (row.is("load")) return bytes_per_second > 0 ? cost_.file_bytes / bytes_per_second : 0;
   const bool prefill = row.is("prefill");
   const double tokens = row.tokens;
   const double rows = prefill ? tokens : row.batch;  // tokens of one step
@@ -33,9 +38,9 @@ double BenchLimit::least_seconds(const BenchRow& row) const {
   const double bf16 = rows * cost_.layers.bf16 + heads * cost_.head.bf16 + rows * keys * cost_.attention_operations;
   const double computing = int8 / peak_.int8 + bf16 / peak_.bf16;
   const double steps = prefill ? 1 : tokens;
-  if (cost_.weight_bytes < 2 * cache_bytes() || bytes_per_second_ <= 0) return steps * computing;
+  if (cost_.weight_bytes < 2 * cache_bytes() || bytes_per_second <= 0) return steps * computing;
   const double read = prefill ? 0 : row.is("shared_prefix") ? row.depth + rows * (keys - row.depth) : rows * keys;
-  return steps * std::max(computing, (cost_.weight_bytes + read * cost_.kv_bytes) / bytes_per_second_);
+  return steps * std::max(computing, (cost_.weight_bytes + read * cost_.kv_bytes) / bytes_per_second);
 }
 
 double BenchLimit::least_bytes(const BenchRow& row) const {
@@ -44,14 +49,14 @@ double BenchLimit::least_bytes(const BenchRow& row) const {
 
 boost::json::object BenchLimit::json() const {
   return {{"level", level_},
-          {"read_gb_per_second", bytes_per_second_ * 1e-9},
+          {"read_gb_per_second", bandwidth_->best() * 1e-9},
           {"int8_gops", peak_.int8 * 1e-9},
           {"bf16_gflops", peak_.bf16 * 1e-9}};
 }
 
 std::string BenchLimit::sentence() const {
   return fmt::format("limits ({}): reads {:.1f} GB/s, int8 {:.0f} GOPS, bf16 {:.0f} GFLOPS", level_,
-                     bytes_per_second_ * 1e-9, peak_.int8 * 1e-9, peak_.bf16 * 1e-9);
+                     bandwidth_->best() * 1e-9, peak_.int8 * 1e-9, peak_.bf16 * 1e-9);
 }
 
 }  // namespace dalsegno::cli

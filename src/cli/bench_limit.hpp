@@ -1,8 +1,10 @@
 #pragma once
 
 #include <boost/json.hpp>
+#include <memory>
 
 #include "cli/bench_rows.hpp"
+#include "cli/read_bandwidth.hpp"
 #include "dalsegno/diagnostics.hpp"
 
 namespace dalsegno::cli {
@@ -12,6 +14,9 @@ class BenchLimit {
  public:
   // `brief`: in a moment, and so too low to be believed.
   static Result<BenchLimit> measure(const std::string& model_path, const EngineOptions& engine, bool brief);
+
+  // Looks whether memory has become faster.
+  void refresh() { bandwidth_->sweep(2); }
 
   // The least time that a run of this row could take: its operations at the peak of the instructions, or its bytes at
   // the speed of memory, whichever is longer. Weights that fit the cache never come from memory, so there only
@@ -25,7 +30,7 @@ class BenchLimit {
 
  private:
   std::string level_;
-  double bytes_per_second_ = 0;
+  std::unique_ptr<ReadBandwidth> bandwidth_;
   MachinePeak peak_;
   ModelCost cost_;
 };

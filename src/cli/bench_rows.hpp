@@ -18,12 +18,14 @@ struct BenchRow {
   int batch;  // sequences
 
   [[nodiscard]] bool is(const char* name) const { return std::string_view(test) == name; }
-  // Most tokens that one sequence holds.
-  [[nodiscard]] int context() const { return depth + tokens; }
+  // Most tokens that one sequence holds. Steps begin with one more token that was sampled before the clock started.
+  [[nodiscard]] int context() const { return depth + tokens + (is("prefill") || is("load") || is("memory") ? 0 : 1); }
 };
 
 // `brief`: the same tests with so few tokens that a tiny model does them in a moment.
 [[nodiscard]] std::span<const BenchRow> bench_rows(bool brief);
+// "decode:64:1024:1": test, tokens, depth, batch. Nothing if it is no such row.
+[[nodiscard]] std::optional<BenchRow> parse_row(const std::string& text);
 
 struct Spread {
   double median = 0, min = 0, max = 0;

@@ -1,25 +1,21 @@
 #include "cli/read_bandwidth.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdint>
 #include <fstream>
-#include <new>
-#include <span>
 #include <thread>
-#include <vector>
-
-#include "base/thread_pool.hpp"
 
 namespace dalsegno::cli {
 namespace {
 
 constexpr double kCommonCache = 32e6;
-constexpr std::size_t kLeastWords = 16 << 20;  // 128 MiB
-constexpr std::size_t kMostWords = 64 << 20;   // 512 MiB: fresh memory can cost a second per 500 MB
-constexpr std::size_t kBriefWords = 1 << 20;
-constexpr int kSweeps = 6;
+constexpr std::size_t kLeastBytes = 128 << 20;
+constexpr std::size_t kMostBytes = 512 << 20;  // fresh memory can cost a second per 500 MB
+constexpr std::size_t kBriefBytes = 8 << 20;
+constexpr std::size_t kCaches = 8;  // times the last-level cache, so that little of it is still there in the next sweep
 
 // Independent sums, so that the loop waits for memory and not for additions.
 std::uint64_t sum(std::span<const std::uint64_t> words) {
@@ -33,9 +29,21 @@ std::uint64_t sum(std::span<const std::uint64_t> words) {
   return total;
 }
 
-std::span<std::uint64_t> share(std::vector<std::uint64_t>& words, int part, int parts) {
+std::span<std::uint64_t> share(std::span<std::uint64_t> words, int part, int parts) {
   const std::size_t size = words.size() / static_cast<std::size_t>(parts);
-  return std::span(words).subspan(static_cast<std::size_t>(part) * size, size);
+  return words.subspan(static_cast<std::size_t>(part) * size, size);
+}
+
+// In huge pages where the system has them, as an engine's weights may be. Empty where memory is too short.
+std::span<std::uint64_t> map_words(std::size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return {};
+  (void)madvise(memory, bytes, MADV_HUGEPAGE);
+  return {static_cast<std::uint64_t*>(memory), bytes / sizeof(std::uint64_t)};
+}
+
+int pool_threads(int threads) {
+  return threads > 0 ? threads : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
 }
 
 }  // namespace
@@ -47,28 +55,30 @@ double cache_bytes() {
   return size >> kib && kib > 0 ? kib * 1024 : kCommonCache;
 }
 
-double read_bandwidth(int threads, bool brief) {
-  if (threads <= 0) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  const auto wanted = static_cast<std::size_t>(cache_bytes()) / sizeof(std::uint64_t) * 4;
-  std::vector<std::uint64_t> words;
-  try {
-    words.resize(brief ? kBriefWords : std::clamp(wanted, kLeastWords, kMostWords), 1);
-  } catch (const std::bad_alloc&) {
-    return 0;
-  }
-  ThreadPool pool(threads);
-  std::vector<std::uint64_t> totals(static_cast<std::size_t>(pool.threads()));
-  double best = 0;
-  for (int sweep = 0; sweep < kSweeps; ++sweep) {
+ReadBandwidth::ReadBandwidth(int threads, bool brief) : pool_(pool_threads(threads)) {
+  const auto wanted = static_cast<std::size_t>(cache_bytes()) * kCaches;
+  words_ = map_words(brief ? kBriefBytes : std::clamp(wanted, kLeastBytes, kMostBytes));
+  totals_.resize(static_cast<std::size_t>(pool_.threads()));
+  pool_.run([&](int part, int parts) {
+    const auto mine = share(words_, part, parts);
+    std::fill(mine.begin(), mine.end(), 1);
+  });
+}
+
+ReadBandwidth::~ReadBandwidth() {
+  if (!words_.empty()) munmap(words_.data(), words_.size_bytes());
+}
+
+void ReadBandwidth::sweep(int times) {
+  for (int i = 0; i < times && !words_.empty(); ++i) {
     const auto start = std::chrono::steady_clock::now();
-    pool.run([&](int part, int parts) { totals[static_cast<std::size_t>(part)] = sum(share(words, part, parts)); });
+    pool_.run([&](int part, int parts) { totals_[static_cast<std::size_t>(part)] = sum(share(words_, part, parts)); });
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    // Every word is 1: the sum tells that all of it was read.
+    // Every word is 1: the sum tells how many were read.
     std::uint64_t read = 0;
-    for (const std::uint64_t total : totals) read += total;
-    best = std::max(best, static_cast<double>(read * sizeof(std::uint64_t)) / took.count());
+    for (const std::uint64_t total : totals_) read += total;
+    best_ = std::max(best_, static_cast<double>(read * sizeof(std::uint64_t)) / took.count());
   }
-  return best;
 }
 
 }  // namespace dalsegno::cli

@@ -22,6 +22,7 @@ class Decoding final : public Waiter {
     if (taken_++ == 0) first = last;
     return {taken_ > steps_ ? Decision::Kind::finish : Decision::Kind::append, token, FinishReason::length};
   }
+  [[nodiscard]] bool complete() const { return taken_ == steps_ + 1; }
   Clock::time_point first;
   Clock::time_point last;
 
@@ -95,6 +96,9 @@ Result<TimedRun> time_decode(Engine& engine, int depth, int batch, int tokens, b
   Clock::time_point first = requests[0]->first;
   Clock::time_point last = requests[0]->last;
   for (const auto& request : requests) {
+    if (!request->complete()) {
+      return Error{ErrorCode::exhausted, "the context ended before the steps that were to be timed; raise --context"};
+    }
     first = std::max(first, request->first);
     last = std::max(last, request->last);
   }

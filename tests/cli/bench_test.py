@@ -47,7 +47,7 @@ class Bench(program.ProgramTest):
             self.assertIn(word, shown)
 
     def test_rows_beyond_the_context_are_named_as_skipped(self):
-        done = self.run_program("bench", "-m", TINY, "--test", "prefill,decode", "--repeat", 1, "--json", "--context", 64)
+        done = self.run_program("bench", "-m", TINY, "--test", "prefill,decode", "--repeat", 1, "--json", "--context", 72)
         self.assertEqual(done.returncode, 0, done.stderr)
         skipped = done.stderr.decode()
         self.assertIn("skipped: prefill of 512 tokens", skipped)
@@ -80,6 +80,13 @@ class Bench(program.ProgramTest):
         for text in ("", "not json\n", "[]\n", '{"test":"decode"}\n', '{"test":"decode","tokens":4,"depth":0,"batch":1}'):
             path.write_text(text, encoding="ascii")
             self.assert_error(1, [*words, path], "other.json", "bench --json")
+
+    def test_a_row_of_ones_own(self):
+        rows = self.json_lines("bench", "-m", TINY, "--short", "--row", "decode:3:5:1", "--row", "batch:2:7:3")
+        self.assertEqual([(row["test"], row["tokens"], row["depth"], row["batch"]) for row in rows],
+                         [("decode", 3, 5, 1), ("batch", 2, 7, 3)])
+        for row in ("decode", "decode:3:5", "decode:3:5:2", "decode:0:5:1", "prefill:4:4:1", "flying:1:0:1", "batch:1:1:x"):
+            self.assert_error(2, ["bench", "-m", TINY, "--row", row], "--row", row)
 
     def test_a_test_that_is_not_there(self):
         self.assert_error(2, ["bench", "-m", TINY, "--test", "flying"], "flying", "shared_prefix")

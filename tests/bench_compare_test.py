@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""scripts/bench_compare in its short mode, without the peers that must be fetched: another run of our own program
+stands for one. Never how fast anything is."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BINARY = os.environ.get("DALSEGNO_BINARY", str(ROOT / "build" / "release" / "dalsegno"))
+TINY = ROOT / "tests" / "golden" / "tiny" / "llama-q4_0.gguf"
+sys.path.insert(0, str(ROOT / "bench" / "compare"))
+
+
+class BenchCompare(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def compare(self, *words, model=TINY):
+        command = [sys.executable, ROOT / "scripts" / "bench_compare", "--model", model, "--short", "--peers", "none",
+                   "--out", self.folder, "--threads", "2", *words]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=600,
+                              env=dict(os.environ, DALSEGNO_BINARY=BINARY))
+
+    def report(self):
+        return json.loads((self.folder / "compare.json").read_text(encoding="utf-8"))
+
+    def test_every_row_has_a_figure_a_ratio_and_its_share_of_the_limit(self):
+        done = self.compare("--also", f"again={BINARY} bench", "--also", "broken=false")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report = self.report()
+        rows = report["runs"][0]["rows"]
+        self.assertEqual({row["test"] for row in rows}, {"load", "memory", "prefill", "decode", "batch", "shared_prefix"})
+        for row in rows:
+            self.assertEqual(set(row["engines"]), {"dalsegno", "again"}, row)
+            self.assertEqual(row["fastest"], "again")
+            self.assertGreater(row["ratios"]["again"]["median"], 0)
+            self.assertGreater(row["limit_share"], 0)
+            self.assertIn("said nothing", row["failed"]["broken"])
+        written = (self.folder / "compare.md").read_text(encoding="utf-8")
+        for word in ("| prefill 32 | tok/s |", "again", "GB/s", "no figure from broken", report["cpu"]):
+            self.assertIn(word, written)
+        self.assertIn("ratio", done.stdout)
+
+    def test_chosen_rows(self):
+        done = self.compare("--rows", "decode,batch:3:5:2")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = self.report()["runs"][0]["rows"]
+        self.assertEqual([(row["test"], row["tokens"], row["batch"]) for row in rows], [("decode", 4, 1), ("batch", 3, 2)])
+        self.assertIsNone(rows[0]["fastest"])
+        self.assertNotEqual(self.compare("--rows", "flying").returncode, 0)
+
+    def test_a_row_that_ours_cannot_do_fails(self):
+        done = self.compare("--rows", "decode:4:1000000:1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("skipped", self.report()["runs"][0]["rows"][0]["failed"]["dalsegno"])
+
+    def test_a_model_that_is_not_there(self):
+        done = self.compare(model=self.folder / "absent.gguf")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("absent.gguf", done.stderr)
+
+
+class Docs(unittest.TestCase):
+    def test_the_tables_go_between_the_marks(self):
+        import report as report_of
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "performance.md"
+            path.write_text(f"above\n{report_of.BEGIN}\nold\n{report_of.END}\nbelow\n", encoding="utf-8")
+            report_of.write_docs({"cpu": "a CPU", "threads": 2, "engines": [], "runs": []}, path)
+            text = path.read_text(encoding="utf-8")
+            self.assertTrue(text.startswith("above\n") and text.endswith("below\n"))
+            self.assertIn("a CPU", text)
+            self.assertNotIn("old", text)
+            path.write_text("no marks", encoding="utf-8")
+            with self.assertRaises(SystemExit):
+                report_of.write_docs({"cpu": "", "threads": 2, "engines": [], "runs": []}, path)
+
+    def test_performance_md_has_the_marks(self):
+        import report as report_of
+
+        text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+        self.assertEqual((text.count(report_of.BEGIN), text.count(report_of.END)), (1, 1))
+
+
+if __name__ == "__main__":
+    unittest.main()
