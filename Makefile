@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export JOBS
 MODEL := SmolLM2-135M-Instruct.Q4_1
 
-.PHONY: help setup build demo test models bench bench-compare soak tsan clang format tidy clean
+.PHONY: help setup build demo test models bench bench-compare soak aarch64 tsan clang format tidy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -22,8 +22,11 @@ demo: build ## set up, build, fetch SmolLM2 and hold a short conversation
 	@scripts/fetch_models smollm2
 	@scripts/demo $(MODEL)
 
-test: build/setup-build.stamp build/setup-test.stamp ## build and run every test, also under ASan and UBSan
+test: build/setup-build.stamp build/setup-test.stamp build/setup-cross.stamp ## build and run every test, also under ASan and UBSan
 	@scripts/test
+
+aarch64: build/setup-build.stamp build/setup-cross.stamp ## build for aarch64 and run the tests of arithmetic under qemu
+	@scripts/test_aarch64
 
 models: build/setup-build.stamp ## fetch SmolLM2 and Gemma 3 into the models folder
 	@scripts/fetch_models

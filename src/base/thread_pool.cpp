@@ -18,6 +18,8 @@ namespace {
 inline void pause_cpu() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // waits about as long as x86's pause; "yield" is over at once
 #endif
 }
 

@@ -16,7 +16,7 @@ struct Bf16 {
   static constexpr int kOddFirst = 1;
   static Wide widen(Stored value) { return static_cast<double>(from_bf16(value)); }
   static float probability(float p) { return from_bf16(to_bf16(p)); }
-  static float step(Wide a, Wide b, float acc) { return static_cast<float>(a * b + static_cast<double>(acc)); }
+  static float step(Wide a, Wide b, float acc) { return narrow(a * b + static_cast<double>(acc)); }
   // K [head_dim/2][16][2], V [8][head_dim][2]
   static int k_index(int d, int key) { return (d / 2 * kBlockTokens + key) * 2 + d % 2; }
   static int v_index(int d, int key, int head_dim) { return (key / 2 * head_dim + d) * 2 + key % 2; }
@@ -28,7 +28,7 @@ struct F32 {
   static constexpr int kOddFirst = 0;
   static Wide widen(Stored value) { return value; }
   static float probability(float p) { return p; }
-  static float step(Wide a, Wide b, float acc) { return __builtin_fmaf(a, b, acc); }
+  static float step(Wide a, Wide b, float acc) { return fma(a, b, acc); }
   static int k_index(int d, int key) { return d * kBlockTokens + key; }
   static int v_index(int d, int key, int head_dim) { return key * head_dim + d; }
 };
@@ -98,7 +98,7 @@ template <class Format>
 void soften(float* s, Visible keys, float scale, int head_dim, AttentionState& state, typename Format::Wide* p) {
   float top = kMinusInfinity;
   for (int key = 0; key < kTileKeys; key++) {
-    s[key] = key >= keys.begin && key < keys.end ? s[key] * scale : kMinusInfinity;
+    s[key] = key >= keys.begin && key < keys.end ? mul(s[key], scale) : kMinusInfinity;
     top = top > s[key] ? top : s[key];
   }
   const float m = state.m > top ? state.m : top;
@@ -109,9 +109,9 @@ void soften(float* s, Visible keys, float scale, int head_dim, AttentionState& s
   float lanes[kLanes];
   for (int j = 0; j < kLanes; j++) lanes[j] = (s[j] + s[j + 16]) + (s[j + 32] + s[j + 48]);
   const float fade = exp_negative(state.m - m);
-  state.l = state.l * fade;
+  state.l = mul(state.l, fade);
   state.l = state.l + fold(lanes);
-  for (int d = 0; d < head_dim; d++) state.o[d] = state.o[d] * fade;
+  for (int d = 0; d < head_dim; d++) state.o[d] = mul(state.o[d], fade);
   state.m = m;
 }
 
@@ -189,14 +189,14 @@ void merge(AttentionState& total, const AttentionState& part, int head_dim) {
   const float m = total.m > part.m ? total.m : part.m;
   const float a = exp_negative(total.m - m);
   const float b = exp_negative(part.m - m);
-  total.l = __builtin_fmaf(part.l, b, total.l * a);
-  for (int d = 0; d < head_dim; d++) total.o[d] = __builtin_fmaf(part.o[d], b, total.o[d] * a);
+  total.l = fma(part.l, b, mul(total.l, a));
+  for (int d = 0; d < head_dim; d++) total.o[d] = fma(part.o[d], b, mul(total.o[d], a));
   total.m = m;
 }
 
 void finish(const AttentionState& total, int head_dim, float* out) {
   const float inverse = 1.0F / total.l;
-  for (int d = 0; d < head_dim; d++) out[d] = total.o[d] * inverse + 0.0F;
+  for (int d = 0; d < head_dim; d++) out[d] = mul(total.o[d], inverse) + 0.0F;
 }
 
 }  // namespace dalsegno::scalar

@@ -1,8 +1,8 @@
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/lanes_scalar.hpp"
 #include "kernels/levels.hpp"
 #include "tensor/half.hpp"
 #include "tensor/packing.hpp"
@@ -80,17 +80,17 @@ void finish_group(const GroupLayout& layout, const Group& w, const std::int16_t*
   for (int column = 0; column < kPanelColumns; ++column) {
     const std::int16_t* codes = w.codes[column];
     if (layout.scales == 2) {
-      const float first = w.scale[0][column] * scale;
-      const float second = w.scale[1][column] * scale;
-      acc[column] = std::fma(static_cast<float>(dot(codes, a, kHalf)), first, acc[column]);
-      acc[column] = std::fma(static_cast<float>(dot(codes + kHalf, a + kHalf, kHalf)), second, acc[column]);
+      const float first = mul(w.scale[0][column], scale);
+      const float second = mul(w.scale[1][column], scale);
+      acc[column] = fma(static_cast<float>(dot(codes, a, kHalf)), first, acc[column]);
+      acc[column] = fma(static_cast<float>(dot(codes + kHalf, a + kHalf, kHalf)), second, acc[column]);
       continue;
     }
-    const float s = w.scale[0][column] * scale;
-    acc[column] = std::fma(static_cast<float>(dot(codes, a, kGroup)), s, acc[column]);
+    const float s = mul(w.scale[0][column], scale);
+    acc[column] = fma(static_cast<float>(dot(codes, a, kGroup)), s, acc[column]);
     if (layout.minimum) {
-      const float t = w.minimum[column] * scale;
-      acc[column] = std::fma(static_cast<float>(sum), t, acc[column]);
+      const float t = mul(w.minimum[column], scale);
+      acc[column] = fma(static_cast<float>(sum), t, acc[column]);
     }
   }
 }
@@ -152,7 +152,7 @@ void float_rows(const GemmArgs& args, int panel, int row, int rows) {
       const float x =
           args.x[static_cast<std::size_t>(row + r) * static_cast<std::size_t>(w.k) + static_cast<std::size_t>(k)];
       for (int column = 0; column < kPanelColumns; ++column) {
-        acc[r][column] = std::fma(x, weights[column], acc[r][column]);
+        acc[r][column] = fma(x, weights[column], acc[r][column]);
       }
     }
   }
@@ -183,7 +183,7 @@ void embed_row(const PackedMatrix& w, int row, float* out) {
     const std::byte* group = panel + static_cast<std::ptrdiff_t>(k / kGroup) * layout.bytes;
     if (k % kGroup == 0) load_scales(layout, group, scales);
     const auto code = static_cast<float>(load_code(layout, group, column, k % kGroup / 4, k % 4));
-    out[k] = std::fma(code, scales.scale[k % kGroup / kHalf][column], scales.minimum[column]);
+    out[k] = fma(code, scales.scale[k % kGroup / kHalf][column], scales.minimum[column]);
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/float_state.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/self_check.hpp"
 #include "tensor/half.hpp"
 #include "tensor/packing.hpp"
 
@@ -42,12 +43,8 @@ struct Level {
 
 std::vector<Level> accelerated_levels() {
   std::vector<Level> levels;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    levels.push_back({"avx2", avx2::gemm});
-  }
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-    levels.push_back({"avx512", avx512::gemm});
+  for (const Kernels* level : runnable_kernels()) {
+    if (level->gemm != scalar::gemm) levels.push_back({level->name, level->gemm});
   }
   return levels;
 }

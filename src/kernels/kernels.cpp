@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace dalsegno {
@@ -87,6 +89,18 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
+#elif defined(__aarch64__)
+constexpr Kernels kNeon = [] {
+  Kernels table = kScalar;
+  DALSEGNO_OVERRIDE(table, neon);
+  return table;
+}();
+
+// Every AArch64 CPU has the vectors; SDOT came with Armv8.2.
+bool has_neon() {
+  constexpr unsigned long kDotProduct = 1UL << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProduct) != 0;
+}
 #endif
 
 std::vector<const Kernels*> find_levels() {
@@ -94,6 +108,8 @@ std::vector<const Kernels*> find_levels() {
 #if defined(__x86_64__)
   if (has_avx2()) levels.push_back(&kAvx2);
   if (has_avx512()) levels.push_back(&kAvx512);
+#elif defined(__aarch64__)
+  if (has_neon()) levels.push_back(&kNeon);
 #endif
   return levels;
 }

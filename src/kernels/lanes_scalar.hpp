@@ -23,6 +23,38 @@ inline std::uint32_t as_bits(float value) {
   return bits;
 }
 
+// Multiplication under the contract's flush, which decides "below 2^-126" after rounding. x86 does so. ARM decides
+// before it: what lies in [2^-126 - 2^-151, 2^-126) comes out as 0 and is put right. Times 2^64 it is not flushed, so
+// there the rounding shows. (Sums and quotients of f32 never lie in that interval.)
+#if defined(__aarch64__)
+inline float repair(float result, float times_2_64) {
+  const bool flushed = result == 0.0F && __builtin_fabsf(times_2_64) == 0x1p-62F;
+  return flushed ? times_2_64 * 0x1p-64F : result;
+}
+inline float mul(float a, float b) {
+  return repair(a * b, a * 0x1p64F * b);
+}
+inline float fma(float a, float b, float c) {
+  return repair(__builtin_fmaf(a, b, c), __builtin_fmaf(a * 0x1p64F, b, c * 0x1p64F));
+}
+// To float in one rounding. Requires: a sum as in the bf16 chain, whose 53 bits are exact next to 2^-126.
+inline float narrow(double value) {
+  const auto result = static_cast<float>(value);
+  const bool flushed = result == 0.0F && __builtin_fabs(value) >= 0x1p-126 - 0x1p-151;
+  return flushed ? __builtin_copysignf(0x1p-126F, result) : result;
+}
+#else
+inline float mul(float a, float b) {
+  return a * b;
+}
+inline float fma(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);
+}
+inline float narrow(double value) {
+  return static_cast<float>(value);
+}
+#endif
+
 // Nearest even; denormals become a signed zero, NaN a quiet NaN, overflow infinity.
 inline std::uint16_t to_bf16(float value) {
   const std::uint32_t bits = as_bits(value);
@@ -37,7 +69,8 @@ inline float from_bf16(std::uint16_t value) {
 }
 
 // exp(x) for x <= 0: exactly 1 at +-0, exactly +0 below -87 (so that no result is a denormal), NaN for NaN.
-// fma is std::fma in the scalar level and its instruction elsewhere.
+// fma is std::fma in the scalar level and its instruction elsewhere. No product can be flushed and matter, so the
+// plain operations do.
 inline float exp_negative(float x) {
   constexpr float kToInteger = 12582912.0F;  // 1.5 * 2^23: the sum's low bits hold the nearest integer, ties to even
   if (x < -87.0F) return 0.0F;

@@ -10,6 +10,7 @@
 
 #include "base/float_state.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/self_check.hpp"
 
 namespace dalsegno {
 namespace {
@@ -20,11 +21,8 @@ struct Level {
 };
 
 std::vector<Level> levels() {
-  std::vector<Level> all = {{"scalar", scalar::quantise}};
-  if (__builtin_cpu_supports("avx2")) all.push_back({"avx2", avx2::quantise});
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")) {
-    all.push_back({"avx512", avx512::quantise});
-  }
+  std::vector<Level> all;
+  for (const Kernels* level : runnable_kernels()) all.push_back({level->name, level->quantise});
   return all;
 }
 

@@ -17,13 +17,13 @@ bool finite_bf16(const std::uint16_t* x, int n) {
 
 void rms_norm(const float* x, const float* w, int n, float eps, float* out) {
   float lanes[kLanes] = {};
-  for (int i = 0; i < n; i++) lanes[i % kLanes] = __builtin_fmaf(x[i], x[i], lanes[i % kLanes]);
+  for (int i = 0; i < n; i++) lanes[i % kLanes] = fma(x[i], x[i], lanes[i % kLanes]);
   const float inverse = 1.0F / std::sqrt(fold(lanes) / static_cast<float>(n) + eps);
-  for (int i = 0; i < n; i++) out[i] = x[i] * inverse * w[i];
+  for (int i = 0; i < n; i++) out[i] = mul(mul(x[i], inverse), w[i]);
 }
 
 void scale(float* x, int n, float factor) {
-  for (int i = 0; i < n; i++) x[i] = x[i] * factor;
+  for (int i = 0; i < n; i++) x[i] = mul(x[i], factor);
 }
 
 void add(float* x, const float* y, int n) {
@@ -34,7 +34,7 @@ void silu_mul(const float* gate, const float* up, int n, float* out) {
   for (int i = 0; i < n; i++) {
     const float g = gate[i];
     const float e = exp_negative(as_float(as_bits(g) | 0x80000000));
-    out[i] = (g >= 0.0F ? g : g * e) / (1.0F + e) * up[i];
+    out[i] = mul((g >= 0.0F ? g : mul(g, e)) / (1.0F + e), up[i]);
   }
 }
 
@@ -45,8 +45,8 @@ void rope(float* x, int rope_dim, const float* cos, const float* sin, bool inter
     float& second = interleaved ? x[2 * i + 1] : x[half + i];
     const float a = first;
     const float b = second;
-    first = __builtin_fmaf(a, cos[i], -(b * sin[i]));
-    second = __builtin_fmaf(a, sin[i], b * cos[i]);
+    first = fma(a, cos[i], -mul(b, sin[i]));
+    second = fma(a, sin[i], mul(b, cos[i]));
   }
 }
 

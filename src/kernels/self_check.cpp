@@ -371,6 +371,116 @@ void check_all_finite(const Kernels& kernels, Digest& digest) {
   }
 }
 
+// Exact results in [2^-126 - 2^-151, 2^-126), which are 2^-126, and just below, which are 0. A CPU that decides "below
+// 2^-126" before rounding gives 0 for both unless its level sees to it.
+constexpr float kOnEdge[2] = {1.0F - 0x1p-13F, 1.0F + 0x1p-13F};  // their product is 1 - 2^-26
+
+void check_scale_at_edge(const Kernels& kernels, Digest& digest) {
+  float x[37];
+  for (int i = 0; i < 37; i++) x[i] = (kOnEdge[0] + static_cast<float>(i % 5 - 2) * 0x1p-24F) * 0x1p-60F;
+  kernels.scale(x, 37, -kOnEdge[1] * 0x1p-66F);
+  digest.add(x, 37);
+}
+
+void check_gemm_at_edge(const Kernels& kernels, Digest& digest) {
+  constexpr int kRows = 5;
+  // 2^-126 and then a term that leaves less of it.
+  alignas(64) float weights[2][kPanelColumns];
+  float x[kRows][2];
+  for (int i = 0; i < kPanelColumns; i++) {
+    weights[0][i] = 0x1p-60F;
+    weights[1][i] = i % 2 == 0 ? -0x1p-76F : -0x1p-75F;
+  }
+  for (auto& row : x) {
+    row[0] = 0x1p-66F;
+    row[1] = 0x1p-75F;
+  }
+  const PackedMatrix floats{.format = PackedFormat::f32,
+                            .n = kPanelColumns,
+                            .k = 2,
+                            .panels = 1,
+                            .panel_bytes = sizeof weights,
+                            .data = reinterpret_cast<const std::byte*>(weights)};
+  float c[kRows * kPanelColumns];
+  kernels.gemm(
+      {.w = &floats, .panel_begin = 0, .panel_end = 1, .quant = {}, .x = x[0], .m = kRows, .c = c, .c_stride = 32});
+  digest.add(c, kRows * kPanelColumns);
+
+  // Products of scales; every code and every activation is 1.
+  constexpr GroupLayout kLayout = group_layout(PackedFormat::w8_min32);
+  Aligned memory(static_cast<std::size_t>(kLayout.bytes));
+  std::memset(memory.data, 1, static_cast<std::size_t>(kLayout.scale_offset));
+  auto* scales = reinterpret_cast<float*>(memory.data + kLayout.scale_offset);
+  for (int i = 0; i < 2 * kPanelColumns; i++) scales[i] = (i % 3 == 0 ? kOnEdge[0] : 1.0F - 0x1p-12F) * 0x1p-60F;
+  const PackedMatrix matrix{.format = PackedFormat::w8_min32,
+                            .n = kPanelColumns,
+                            .k = kGroup,
+                            .panels = 1,
+                            .panel_bytes = static_cast<std::size_t>(kLayout.bytes),
+                            .data = memory.data};
+  std::int8_t codes[kRows * kGroup];
+  std::memset(codes, 1, sizeof codes);
+  float row_scales[kRows];
+  std::int32_t sums[kRows];
+  for (int i = 0; i < kRows; i++) {
+    row_scales[i] = kOnEdge[1] * 0x1p-66F;
+    sums[i] = 16 << 16 | 16;
+  }
+  kernels.gemm({.w = &matrix,
+                .panel_begin = 0,
+                .panel_end = 1,
+                .quant = {.codes = codes, .scale = row_scales, .sum = sums, .k = kGroup},
+                .m = kRows,
+                .c = c,
+                .c_stride = kPanelColumns});
+  digest.add(c, kRows * kPanelColumns);
+}
+
+// A probability of 2^-26 takes less than half a step of 2^-149 from an output of 2^-126; merging takes as little.
+void check_attend_at_edge(const Kernels& kernels, Digest& digest) {
+  for (KvFormat format : {KvFormat::bf16, KvFormat::f32}) {
+    const KvLayout layout{.format = format, .layers = 1, .kv_heads = 1, .head_dim = kDim};
+    std::vector<std::byte> page(layout.page_bytes());
+    std::byte* pages[] = {page.data()};
+    for (int key : {0, 2}) {
+      const std::vector<float> v(kDim, key == 0 ? 0x1p-126F : -0x1p-126F);
+      std::vector<float> k(kDim);
+      k[0] = key == 0 ? 0.0F : -18.02F;
+      kernels.store_k(k.data(), kDim, format, page.data(), key);
+      kernels.store_v(v.data(), kDim, format, page.data() + layout.part_bytes(), key);
+    }
+    const std::vector<float> q(kDim, 1.0F);
+    float stored[kDim];
+    kernels.store_q(q.data(), kDim, format, stored);
+    alignas(64) float o[2][kDim];
+    AttentionState state{.m = 0, .l = 0, .o = o[0]};
+    const std::int32_t begin = 0;
+    const std::int32_t end = 4;
+    kernels.attend({.format = format,
+                    .head_dim = kDim,
+                    .pages = pages,
+                    .page_count = 1,
+                    .k_offset = 0,
+                    .v_offset = layout.part_bytes(),
+                    .q = stored,
+                    .q_stride = kDim,
+                    .rows = 1,
+                    .begin = &begin,
+                    .end = &end,
+                    .chunk = 0,
+                    .scale = 1.0F,
+                    .out = &state});
+    digest.add(o[0], kDim);
+    for (float& value : o[1]) value = -0x1p-100F;
+    const AttentionState part{.m = -40.0F, .l = 1.0F, .o = o[1]};
+    kernels.merge(state, part, kDim);
+    digest.add(o[0], kDim);
+    for (float& value : o[1]) value = kOnEdge[0] * 0x1p-60F;
+    kernels.finish({.m = 0.0F, .l = kOnEdge[0] * 0x1p66F, .o = o[1]}, kDim, o[0]);
+    digest.add(o[0], kDim);
+  }
+}
+
 struct Check {
   const char* function;
   void (*run)(const Kernels& kernels, Digest& digest);
@@ -394,6 +504,9 @@ constexpr Check kChecks[] = {
     {"attend", check_attend, 0x778476c376c0c322},
     {"exp_sum", check_exp_sum, 0x516bfe5da3833df8},
     {"all_finite", check_all_finite, 0x02873216da1a2d04},
+    {"scale", check_scale_at_edge, 0x8de8aefbaa6b5014},
+    {"gemm", check_gemm_at_edge, 0x3c2994e74eb3ccb5},
+    {"attend", check_attend_at_edge, 0xd2fcd89922a88125},
 };
 
 }  // namespace

@@ -10,6 +10,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BINARY = os.environ.get("DALSEGNO_BINARY", str(ROOT / "build" / "release" / "dalsegno"))
+EMULATOR = os.environ.get("DALSEGNO_EMULATOR", "").split()  # runs a binary for another CPU
 GOLDEN = ROOT / "tests" / "golden"
 TINY = GOLDEN / "tiny" / "llama-gqa.gguf"
 SKIPPED = 77  # ctest shows such a test as skipped
@@ -45,7 +46,7 @@ class ProgramTest(unittest.TestCase):
         self.folder = pathlib.Path(folder.name)
 
     def run_program(self, *words, stdin="", env=None):
-        command = [BINARY, *map(str, words)]
+        command = [*EMULATOR, BINARY, *map(str, words)]
         if isinstance(stdin, str):
             stdin = stdin.encode("utf-8", "surrogateescape")
         environment = dict(os.environ, **(env or {}))
