@@ -55,11 +55,13 @@ function(dalsegno_library name)
   endif()
 endfunction()
 
-# dalsegno_plain(TARGET): under a sanitizer, compiled without optimising, which takes half as long. For programs
-# whose time goes by elsewhere, in the libraries.
+# dalsegno_plain(TARGET): under a sanitizer, compiled without optimising, which takes half as long; with little of it
+# for another CPU. For programs whose time goes by elsewhere, in the libraries.
 function(dalsegno_plain target)
   if(DALSEGNO_SANITIZE)
     target_compile_options(${target} PRIVATE -O0)
+  elseif(CMAKE_CROSSCOMPILING)
+    target_compile_options(${target} PRIVATE -O1)
   endif()
 endfunction()
 
