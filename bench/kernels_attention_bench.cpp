@@ -10,6 +10,7 @@
 
 #include "base/float_state.hpp"
 #include "kernels/kernels.hpp"
+#include "limits.hpp"
 
 // Attention of one core, per CPU level: prefill in GFLOPS (2 per multiply-add, hidden keys not counted) and
 // decode over cold pages in GB/s of K and V. Each checks its answer against the scalar level before it times it.
@@ -133,7 +134,7 @@ void prefill(benchmark::State& state, const Kernels& level, KvFormat format, int
     benchmark::DoNotOptimize(sequence.result().data());
   }
   const double flops = sequence.visible_keys() * head_dim * 4;
-  state.counters["GFLOPS"] = benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  bench::report(state, "GFLOPS", flops, bench::peak(level.peak_bf16));
 }
 
 void decode(benchmark::State& state, const Kernels& level, KvFormat format, int head_dim) {
@@ -152,7 +153,7 @@ void decode(benchmark::State& state, const Kernels& level, KvFormat format, int 
     benchmark::DoNotOptimize(cold.result().data());
   }
   const double bytes = static_cast<double>(page_bytes) * step;
-  state.counters["GB/s"] = benchmark::Counter(bytes * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  bench::report(state, "GB/s", bytes, bench::read_speed());
 }
 
 void register_all() {

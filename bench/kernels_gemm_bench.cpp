@@ -1,5 +1,6 @@
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "base/float_state.hpp"
 #include "kernels/kernels.hpp"
+#include "limits.hpp"
 #include "tensor/packing.hpp"
 
 // Matrix products of one thread, per CPU level, format and shape; the bits are compared with scalar's before
@@ -20,6 +22,8 @@ namespace dalsegno {
 namespace {
 
 constexpr std::size_t kColdBytes = std::size_t{64} << 20;
+constexpr int kColdRows = 8;      // up to here the weights should come from memory
+constexpr int kCheckedRows = 16;  // of a product beside the scalar level's
 
 struct Shape {
   int n;
@@ -27,20 +31,28 @@ struct Shape {
 };
 // SmolLM2-135M: q, k and v; output; gate and up; down; head.
 constexpr Shape kShapes[] = {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}, {49152, 576}};
-constexpr PackedFormat kFormats[] = {PackedFormat::w8,       PackedFormat::w4,      PackedFormat::w4_min,
-                                     PackedFormat::w4_min32, PackedFormat::w8_half, PackedFormat::f16};
+constexpr PackedFormat kFormats[] = {PackedFormat::w8,       PackedFormat::w4,       PackedFormat::w4_min,
+                                     PackedFormat::w4_min32, PackedFormat::w8_min32, PackedFormat::w8_half,
+                                     PackedFormat::f32,      PackedFormat::f16,      PackedFormat::bf16};
 constexpr const char* kFormatNames[] = {"w8", "w4", "w4_min", "w4_min32", "w8_min32", "w8_half", "f32", "f16", "bf16"};
 
 struct alignas(64) Line {
   std::byte bytes[64];
 };
 
+// Six-bit and five-bit codes lie in bytes.
+std::uint32_t code_mask(PackedFormat format) {
+  if (format == PackedFormat::w8_half) return 0x3f3f3f3fU;
+  if (format == PackedFormat::w8_min32) return 0x1f1f1f1fU;
+  return 0xffffffffU;
+}
+
 // `copies` random matrices one behind the other.
 class Problem {
  public:
   Problem(PackedFormat format, Shape shape, int rows, int activation_bits)
       : bytes_(packed_bytes(format, shape.n, shape.k)),
-        copies_(rows <= 8 ? static_cast<int>(kColdBytes / bytes_) + 1 : 1),
+        copies_(rows <= kColdRows ? static_cast<int>(kColdBytes / bytes_) + 1 : 1),
         weights_(bytes_ / sizeof(Line) * static_cast<std::size_t>(copies_)),
         x_(static_cast<std::size_t>(rows) * static_cast<std::size_t>(shape.k)),
         codes_(x_.size()),
@@ -61,15 +73,15 @@ class Problem {
     fill(random);
   }
 
-  // The product with copy i, all panels.
-  void run(const Kernels& kernels, int i, std::vector<float>& c) {
+  // The product of the first `rows` rows with copy i, all panels.
+  void run(const Kernels& kernels, int rows, int i, std::vector<float>& c) {
     matrix_.data = reinterpret_cast<const std::byte*>(weights_.data()) + bytes_ * static_cast<std::size_t>(i % copies_);
     GemmArgs args;
     args.w = &matrix_;
     args.panel_end = matrix_.panels;
     args.quant = quant_;
     args.x = x_.data();
-    args.m = rows_;
+    args.m = rows;
     args.c = c.data();
     args.c_stride = static_cast<std::size_t>(matrix_.n);
     kernels.gemm(args);
@@ -100,7 +112,7 @@ class Problem {
     for (std::size_t i = 0; i < weights_.size() * 16; ++i) {
       const auto bits = static_cast<std::uint32_t>(random());
       const bool code = i * 4 % group < scales;
-      words[i] = !code ? (bits & mask) | exponent : matrix_.format == PackedFormat::w8_half ? bits & 0x3f3f3f3fU : bits;
+      words[i] = !code ? (bits & mask) | exponent : bits & code_mask(matrix_.format);
     }
   }
 
@@ -125,22 +137,27 @@ void product(benchmark::State& state, const Kernels* kernels, PackedFormat forma
   std::vector<float> c(problem.outputs());
   std::vector<float> expected(c.size());
   const Kernels& scalar = *available_kernels().front();
-  if (kernels != &scalar && m <= 64) {
-    problem.run(scalar, 0, expected);
-    problem.run(*kernels, 0, c);
-    if (std::memcmp(c.data(), expected.data(), c.size() * sizeof(float)) != 0) {
-      state.SkipWithError("not the bits of the scalar level");
-      return;
-    }
+  const int checked = std::min(m, kCheckedRows);
+  problem.run(scalar, checked, 0, expected);
+  problem.run(*kernels, m, 0, c);
+  const std::size_t bytes = static_cast<std::size_t>(checked) * static_cast<std::size_t>(shape.n) * sizeof(float);
+  if (std::memcmp(c.data(), expected.data(), bytes) != 0) {
+    state.SkipWithError("not the bits of the scalar level");
+    return;
   }
   int i = 0;
   for (auto _ : state) {
-    problem.run(*kernels, i++, c);
+    problem.run(*kernels, m, i++, c);
     benchmark::ClobberMemory();
   }
+  // 16-bit activations are two products of 8 bits each.
   const double operations = 2.0 * m * shape.n * shape.k;
-  state.counters["GOPS"] = benchmark::Counter(operations * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["GB/s"] = benchmark::Counter(problem.bytes() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  const double peak = is_float(format) ? bench::peak(kernels->peak_bf16) : bench::peak(kernels->peak_int8);
+  if (m <= kColdRows) {
+    bench::report(state, "GB/s", problem.bytes(), bench::read_speed());
+  } else {
+    bench::report(state, "GOPS", operations, activation_bits == 16 && !is_float(format) ? peak / 2 : peak);
+  }
 }
 
 void quantisation(benchmark::State& state, const Kernels* kernels, int activation_bits) {

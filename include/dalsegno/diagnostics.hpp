@@ -76,12 +76,12 @@ struct ModelCost {
   double file_bytes = 0;
   double weight_bytes = 0;          // read by every step: all packed matrices but an embedding that is no head as well
   double kv_bytes = 0;              // per token held
-  Operations layers;                // weight products per token
+  Operations layers;                // weight products per token; with 16-bit activations twice the int8 ones
   Operations head;                  // per token whose logits are wanted
   double attention_operations = 0;  // bf16, per token and key it sees
 };
 // Errors: as Engine::open.
-Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv);
+Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv, int activation_bits);
 
 struct TensorTypeCount {
   std::string type;

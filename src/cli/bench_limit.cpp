@@ -13,7 +13,7 @@ constexpr int kSweeps = 20;  // some 10 ms each
 
 Result<BenchLimit> BenchLimit::measure(const std::string& model_path, const EngineOptions& engine, bool brief) {
   BenchLimit limit;
-  DALSEGNO_ASSIGN(cost, model_cost(model_path, engine.kv));
+  DALSEGNO_ASSIGN(cost, model_cost(model_path, engine.kv, engine.activation_bits));
   limit.cost_ = cost;
   DALSEGNO_ASSIGN(levels, cpu_levels());
   limit.level_ = levels.chosen;

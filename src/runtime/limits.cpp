@@ -33,9 +33,13 @@ double best_rate(ThreadPool& pool, std::uint64_t (*peak)(int rounds), double sec
   return best;
 }
 
-void add(Operations& sum, const GgufTensor& tensor) {
+void add(Operations& sum, const GgufTensor& tensor, int activation_bits) {
   const double operations = 2.0 * static_cast<double>(tensor.dims[0]) * static_cast<double>(tensor.dims[1]);
-  (is_float(packed_format(tensor.type)) ? sum.bf16 : sum.int8) += operations;
+  if (is_float(packed_format(tensor.type))) {
+    sum.bf16 += operations;
+  } else {
+    sum.int8 += operations * activation_bits / 8;
+  }
 }
 
 }  // namespace
@@ -47,7 +51,7 @@ Result<MachinePeak> measure_peak(int threads, double seconds) {
                      .bf16 = best_rate(pool, kernels->peak_bf16, seconds / 2)};
 }
 
-Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv) {
+Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv, int activation_bits) {
   DALSEGNO_ASSIGN(file, GgufFile::open(model_path));
   DALSEGNO_ASSIGN(config, read_config(*file));
   ModelCost cost;
@@ -62,7 +66,7 @@ Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv) {
     if (embedding && !config.tied_output) continue;
     cost.weight_bytes += static_cast<double>(
         packed_bytes(packed_format(tensor.type), static_cast<int>(tensor.dims[1]), static_cast<int>(tensor.dims[0])));
-    add(embedding || tensor.name == "output.weight" ? cost.head : cost.layers, tensor);
+    add(embedding || tensor.name == "output.weight" ? cost.head : cost.layers, tensor, activation_bits);
   }
   return cost;
 }
