@@ -90,5 +90,23 @@ class Docs(unittest.TestCase):
         self.assertEqual((text.count(report_of.BEGIN), text.count(report_of.END)), (1, 1))
 
 
+class Curves(unittest.TestCase):
+    def test_a_line_has_no_residuals_and_batches_are_compared_by_the_time_of_their_steps(self):
+        import curves
+
+        def row(test, depth, batch, speed):
+            return {"test": test, "depth": depth, "batch": batch, "engines": {"ours": {"median": speed}}}
+
+        rows = [row("decode", depth, 1, 1 / (0.002 + depth * 1e-6)) for depth in (0, 1000, 4000)]
+        rows += [row("batch", 128, 1, 100), row("batch", 128, 2, 160)]
+        found = {"engines": ["ours", "absent"], "rows": rows}
+        base, slope, off = curves.residuals(curves.points(found, "decode", "ours"))
+        self.assertAlmostEqual(base, 0.002)
+        self.assertAlmostEqual(slope, 1e-6)
+        self.assertLess(max(map(abs, off)), 1e-9)
+        self.assertEqual(curves.batch_costs(curves.points(found, "batch", "ours")), [(2, 1, 1.25)])
+        self.assertEqual(len(list(curves.summary(found))), 2)
+
+
 if __name__ == "__main__":
     unittest.main()
