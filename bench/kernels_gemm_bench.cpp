@@ -59,6 +59,7 @@ class Problem {
         codes16_(x_.size()),
         scale_(x_.size() / 32),
         sum_(2 * scale_.size()),
+        total_(scale_.size()),
         rows_(rows) {
     const int panels = (shape.n + kPanelColumns - 1) / kPanelColumns;
     matrix_ = {format, shape.n, shape.k, panels, packed_panel_bytes(format, shape.k), nullptr};
@@ -66,6 +67,7 @@ class Problem {
               .codes16 = activation_bits == 16 ? codes16_.data() : nullptr,
               .scale = scale_.data(),
               .sum = sum_.data(),
+              .total = total_.data(),
               .k = shape.k};
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
@@ -124,6 +126,7 @@ class Problem {
   std::vector<std::int16_t> codes16_;
   std::vector<float> scale_;
   std::vector<std::int32_t> sum_;
+  std::vector<float> total_;
   int rows_;
   PackedMatrix matrix_;
   QuantRows quant_;

@@ -31,6 +31,7 @@ struct Rows {
   const Code* codes;
   const float* scale;
   const std::int32_t* sum;
+  const float* total;
   int k;
 };
 
@@ -110,11 +111,6 @@ struct Group {
       add(weights, codes + 4 * q, k);
     }
   }
-
-  // The sum of activations of group `at`, counted over all rows.
-  static __m512i sum(const Rows<Code>& rows, std::ptrdiff_t at) {
-    return _mm512_madd_epi16(_mm512_set1_epi32(rows.sum[at]), _mm512_set1_epi16(1));
-  }
 };
 
 // The same for 16-bit activations: vpdpwssd takes pairs of them, against the even and the odd bytes of a quad
@@ -130,7 +126,7 @@ struct WideGroup {
   void start(const Rows<Code>& rows, int groups, int g, int h) {
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
       const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
-      __m512i s = sum(rows, at);
+      __m512i s = _mm512_set1_epi32(rows.sum[2 * at]);
       if constexpr (kLayout.scales == 2) {
         const __m512i first = _mm512_set1_epi32(rows.sum[2 * at + 1]);
         s = h == 0 ? first : _mm512_sub_epi32(s, first);
@@ -159,8 +155,6 @@ struct WideGroup {
       }
     }
   }
-
-  static __m512i sum(const Rows<Code>& rows, std::ptrdiff_t at) { return _mm512_set1_epi32(rows.sum[2 * at]); }
 };
 
 // acc = fma(float(sum of activations), minimum * scale_a, acc) for one group.
@@ -171,7 +165,7 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * (rows.k / kGroup) + g;
     const __m512 a = _mm512_set1_ps(rows.scale[at]);
-    const __m512 sum = _mm512_cvtepi32_ps(G::sum(rows, at));
+    const __m512 sum = _mm512_set1_ps(rows.total[at]);
     DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
       acc[i][j] = _mm512_fmadd_ps(sum, _mm512_mul_ps(minimum[j], a), acc[i][j]);
     }
@@ -252,8 +246,10 @@ Rows<Code> rows_from(const GemmArgs& args, std::ptrdiff_t row) {
   const QuantRows& quant = args.quant;
   const std::ptrdiff_t k = args.w->k;
   const std::ptrdiff_t at = row * (k / kGroup);
-  if constexpr (sizeof(Code) == 1) return {quant.codes + row * k, quant.scale + at, quant.sum + at, args.w->k};
-  if constexpr (sizeof(Code) == 2) return {quant.codes16 + row * k, quant.scale + at, quant.sum + 2 * at, args.w->k};
+  if constexpr (sizeof(Code) == 1)
+    return {quant.codes + row * k, quant.scale + at, quant.sum + at, quant.total + at, args.w->k};
+  if constexpr (sizeof(Code) == 2)
+    return {quant.codes16 + row * k, quant.scale + at, quant.sum + 2 * at, quant.total + at, args.w->k};
 }
 
 // Calls the tile of the height at hand: R is the tallest. Code: of the activations.

@@ -216,7 +216,8 @@ class Activations {
         codes_(x.size()),
         codes16_(x.size()),
         scale_(x.size() / 32 + 1),
-        sum_(2 * scale_.size()) {
+        sum_(2 * scale_.size()),
+        total_(scale_.size()) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
     for (std::size_t i = 0; i < x.size(); ++i) {
@@ -227,6 +228,7 @@ class Activations {
              .codes16 = bits == 16 ? codes16_.data() : nullptr,
              .scale = scale_.data(),
              .sum = sum_.data(),
+             .total = total_.data(),
              .k = k};
     if (k % 32 != 0) return;
     for (int row = 0; row < m; ++row) {
@@ -245,6 +247,7 @@ class Activations {
   std::vector<std::int16_t> codes16_;
   std::vector<float> scale_;
   std::vector<std::int32_t> sum_;
+  std::vector<float> total_;
 };
 
 bool same(float a, float b) {

@@ -25,6 +25,7 @@ struct QuantRows {
   std::int16_t* codes16 = nullptr;
   float* scale = nullptr;  // [m, k/32]
   std::int32_t* sum = nullptr;
+  float* total = nullptr;  // [m, k/32] the sum of the whole group once more, as formats with minima multiply it
   int k = 0;
 };
 

@@ -50,10 +50,12 @@ void quantise_group(const __m256 (&x)[4], float scale, const QuantRows& out, std
     _mm256_storeu_si256(codes, _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(low, 0xd8), 0xd8));
     _mm256_storeu_si256(codes + 1, _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(high, 0xd8), 0xd8));
     store_sums(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]), out.sum + 2 * at);
+    out.total[at] = static_cast<float>(out.sum[2 * at]);
   } else {
     const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.codes + at * kGroup), bytes);
     out.sum[at] = half_sums(low, high);
+    out.total[at] = static_cast<float>(static_cast<std::int16_t>(out.sum[at]) + (out.sum[at] >> 16));
   }
 }
 
@@ -83,6 +85,7 @@ bool quantise_row(const float* x, int row, const QuantRows& out) {
   if constexpr (Wide) __builtin_memset(out.codes16 + at * kGroup, 0, 2 * static_cast<std::size_t>(out.k));
   if constexpr (!Wide) __builtin_memset(out.codes + at * kGroup, 0, static_cast<std::size_t>(out.k));
   __builtin_memset(out.scale + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
+  __builtin_memset(out.total + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
   __builtin_memset(out.sum + kWords * at, 0, kWords * static_cast<std::size_t>(groups) * sizeof(std::int32_t));
   return false;
 }

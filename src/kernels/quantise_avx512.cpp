@@ -46,6 +46,7 @@ void store_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t at) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), b0);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), b1);
   out.sum[at] = half_sums(b0, b1);
+  out.total[at] = static_cast<float>(static_cast<std::int16_t>(out.sum[at]) + (out.sum[at] >> 16));
 }
 
 void store_wide_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t at) {
@@ -58,6 +59,7 @@ void store_wide_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t 
     codes += kGroup / 2;
   }
   store_sums(q0, q1, out.sum + 2 * at);
+  out.total[at] = static_cast<float>(out.sum[2 * at]);
 }
 
 template <bool Wide>
@@ -87,6 +89,7 @@ bool quantise_row(const float* x, int row, const QuantRows& out) {
   if constexpr (Wide) __builtin_memset(out.codes16 + at * kGroup, 0, 2 * static_cast<std::size_t>(out.k));
   if constexpr (!Wide) __builtin_memset(out.codes + at * kGroup, 0, static_cast<std::size_t>(out.k));
   __builtin_memset(out.scale + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
+  __builtin_memset(out.total + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
   __builtin_memset(out.sum + kWords * at, 0, kWords * static_cast<std::size_t>(groups) * sizeof(std::int32_t));
   return false;
 }

@@ -26,6 +26,7 @@ void quantise_group(const float* x, float scale, const QuantRows& out, std::size
   std::int32_t second = 0;
   for (int i = 0; i < kGroup / 2; ++i) first += rounded[i];
   for (int i = kGroup / 2; i < kGroup; ++i) second += rounded[i];
+  out.total[at] = static_cast<float>(first + second);
   if (out.codes16 == nullptr) {
     for (std::size_t i = 0; i < kGroup; ++i) out.codes[at * kGroup + i] = static_cast<std::int8_t>(rounded[i]);
     out.sum[at] = static_cast<std::int32_t>((static_cast<std::uint32_t>(first) & 0xffff) |
@@ -49,6 +50,7 @@ void clear_row(const QuantRows& out, std::size_t at) {
   if (out.codes16 != nullptr) std::memset(out.codes16 + at * kGroup, 0, k * sizeof(std::int16_t));
   if (out.codes != nullptr) std::memset(out.codes + at * kGroup, 0, k);
   std::memset(out.scale + at, 0, groups * sizeof(float));
+  std::memset(out.total + at, 0, groups * sizeof(float));
   std::memset(out.sum + wide * at, 0, wide * groups * sizeof(std::int32_t));
 }
 

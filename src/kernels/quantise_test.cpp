@@ -34,23 +34,26 @@ struct Quantised {
         codes16(codes.size(), 99),
         scale(codes.size() / 32, 99.0F),
         sum(2 * scale.size(), 99),
+        total(scale.size(), 99.0F),
         rows{.codes = bits == 8 ? codes.data() : nullptr,
              .codes16 = bits == 16 ? codes16.data() : nullptr,
              .scale = scale.data(),
              .sum = sum.data(),
+             .total = total.data(),
              .k = k} {}
   int bits;
   std::vector<std::int8_t> codes;
   std::vector<std::int16_t> codes16;
   std::vector<float> scale;
   std::vector<std::int32_t> sum;
+  std::vector<float> total;
   QuantRows rows;
 
   bool operator==(const Quantised& other) const {
     const auto same = [](float a, float b) {
       return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
     };
-    return codes == other.codes && codes16 == other.codes16 && sum == other.sum &&
+    return codes == other.codes && codes16 == other.codes16 && sum == other.sum && total == other.total &&
            std::equal(scale.begin(), scale.end(), other.scale.begin(), same);
   }
 };
@@ -83,6 +86,7 @@ bool expected_row(const std::vector<float>& x, Quantised& out) {
       sums[i / 16] += code;
     }
     out.scale[groups + g] = scale;
+    out.total[groups + g] = static_cast<float>(sums[0] + sums[1]);
     if (out.bits == 16) {
       out.sum[2 * (groups + g)] = sums[0] + sums[1];
       out.sum[2 * (groups + g) + 1] = sums[0];

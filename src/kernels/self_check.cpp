@@ -65,14 +65,17 @@ struct Quantised {
   std::vector<Code> codes;
   std::vector<float> scales;
   std::vector<std::int32_t> sums;
+  std::vector<float> totals;
   QuantRows rows;
 
   Quantised(int count, int k)
       : codes(static_cast<std::size_t>(count * k)),
         scales(codes.size() / kGroup),
-        sums((kWide ? 2 : 1) * scales.size()) {
+        sums((kWide ? 2 : 1) * scales.size()),
+        totals(scales.size()) {
     rows.scale = scales.data();
     rows.sum = sums.data();
+    rows.total = totals.data();
     rows.k = k;
     if constexpr (kWide) rows.codes16 = codes.data();
     if constexpr (!kWide) rows.codes = codes.data();

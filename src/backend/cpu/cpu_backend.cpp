@@ -170,6 +170,7 @@ Result<QuantRows> CpuBackend::make_quant_rows(std::size_t count, int columns) {
   DALSEGNO_ASSIGN(codes, work_.allocate(count * wide, "a step buffer"));
   DALSEGNO_ASSIGN(scale, work_.allocate(groups * sizeof(float), "a step buffer"));
   DALSEGNO_ASSIGN(sum, work_.allocate(groups * wide * sizeof(std::int32_t), "a step buffer"));
+  DALSEGNO_ASSIGN(total, work_.allocate(groups * sizeof(float), "a step buffer"));
   QuantRows rows;
   if (wide == 2) {
     rows.codes16 = reinterpret_cast<std::int16_t*>(codes);
@@ -178,6 +179,7 @@ Result<QuantRows> CpuBackend::make_quant_rows(std::size_t count, int columns) {
   }
   rows.scale = reinterpret_cast<float*>(scale);
   rows.sum = reinterpret_cast<std::int32_t*>(sum);
+  rows.total = reinterpret_cast<float*>(total);
   rows.k = columns;
   return rows;
 }
