@@ -39,7 +39,7 @@ struct Work {
 };
 
 void quantise(const Kernels& kernels, Row& row) {
-  // Codes, scales and sums lie behind one another in the results: n bytes, then n / 32 words twice.
+  // Codes, scales and sums lie behind one another in the results: n bytes, then n / 32 words three times.
   auto* codes = reinterpret_cast<std::int8_t*>(row.results.data());
   float* scale = row.results.data() + row.n / 4;
   auto* sum = reinterpret_cast<std::int32_t*>(scale + row.n / 32);
@@ -47,6 +47,7 @@ void quantise(const Kernels& kernels, Row& row) {
   out.codes = codes;
   out.scale = scale;
   out.sum = sum;
+  out.total = scale + 2 * (row.n / 32);
   out.k = row.n;
   benchmark::DoNotOptimize(kernels.quantise(row.a.data(), 0, out));
 }

@@ -123,6 +123,7 @@ struct Product {
   std::vector<std::int8_t> codes;
   std::vector<float> scales;
   std::vector<std::int32_t> sums;
+  std::vector<float> totals;
   std::vector<float> x;
   std::byte* panel;
 
@@ -133,6 +134,7 @@ struct Product {
         codes(static_cast<std::size_t>(16 * size)),
         scales(static_cast<std::size_t>(16 * size / 32 + 1)),
         sums(scales.size()),
+        totals(scales.size()),
         x(codes.size()) {
     const auto at = reinterpret_cast<std::uintptr_t>(memory.data());
     panel = memory.data() + ((at + 63) / 64 * 64 - at);
@@ -140,14 +142,15 @@ struct Product {
   std::vector<float> run(const Kernels& level, int m) {
     const PackedMatrix w = {format, 29, k, 1, packed_panel_bytes(format, k), panel};
     std::vector<float> c(static_cast<std::size_t>(29 * m), 77.0F);
-    level.gemm({.w = &w,
-                .panel_begin = 0,
-                .panel_end = 1,
-                .quant = {.codes = codes.data(), .scale = scales.data(), .sum = sums.data(), .k = k},
-                .x = x.data(),
-                .m = m,
-                .c = c.data(),
-                .c_stride = 29});
+    level.gemm(
+        {.w = &w,
+         .panel_begin = 0,
+         .panel_end = 1,
+         .quant = {.codes = codes.data(), .scale = scales.data(), .sum = sums.data(), .total = totals.data(), .k = k},
+         .x = x.data(),
+         .m = m,
+         .c = c.data(),
+         .c_stride = 29});
     return c;
   }
 };

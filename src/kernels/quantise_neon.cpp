@@ -23,6 +23,7 @@ void quantise_group(const float32x4_t (&x)[kVectors], float scale, const QuantRo
   }
   const std::int32_t first = vaddlvq_s16(q[0]) + vaddlvq_s16(q[1]);
   const std::int32_t second = vaddlvq_s16(q[2]) + vaddlvq_s16(q[3]);
+  out.total[at] = static_cast<float>(first + second);
   if constexpr (Wide) {
     // k0 k1 k2 k3 -> k0 k2 k1 k3
     const uint8x16_t order = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
@@ -64,6 +65,7 @@ bool quantise_row(const float* x, int row, const QuantRows& out) {
   if constexpr (Wide) __builtin_memset(out.codes16 + at * kGroup, 0, 2 * static_cast<std::size_t>(out.k));
   if constexpr (!Wide) __builtin_memset(out.codes + at * kGroup, 0, static_cast<std::size_t>(out.k));
   __builtin_memset(out.scale + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
+  __builtin_memset(out.total + at, 0, static_cast<std::size_t>(groups) * sizeof(float));
   __builtin_memset(out.sum + kWords * at, 0, kWords * static_cast<std::size_t>(groups) * sizeof(std::int32_t));
   return false;
 }

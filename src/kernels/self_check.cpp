@@ -425,14 +425,16 @@ void check_gemm_at_edge(const Kernels& kernels, Digest& digest) {
   std::memset(codes, 1, sizeof codes);
   float row_scales[kRows];
   std::int32_t sums[kRows];
+  float totals[kRows];
   for (int i = 0; i < kRows; i++) {
     row_scales[i] = kOnEdge[1] * 0x1p-66F;
     sums[i] = 16 << 16 | 16;
+    totals[i] = 32;
   }
   kernels.gemm({.w = &matrix,
                 .panel_begin = 0,
                 .panel_end = 1,
-                .quant = {.codes = codes, .scale = row_scales, .sum = sums, .k = kGroup},
+                .quant = {.codes = codes, .scale = row_scales, .sum = sums, .total = totals, .k = kGroup},
                 .m = kRows,
                 .c = c,
                 .c_stride = kPanelColumns});
