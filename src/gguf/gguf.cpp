@@ -119,6 +119,9 @@ void GgufFile::forget(std::span<const std::byte> part) const {
 const std::string& GgufFile::path() const {
   return impl_->path;
 }
+const FileIdentity& GgufFile::identity() const {
+  return impl_->mapping.identity();
+}
 int GgufFile::version() const {
   return impl_->contents.version;
 }

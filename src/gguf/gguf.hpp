@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dalsegno/result.hpp"
+#include "gguf/mapped_file.hpp"
 #include "tensor/tensor_type.hpp"
 
 namespace dalsegno {
@@ -47,6 +48,7 @@ class GgufFile {
   void forget(std::span<const std::byte> part) const;
 
   [[nodiscard]] const std::string& path() const;
+  [[nodiscard]] const FileIdentity& identity() const;  // all zeros for a borrowed one
   [[nodiscard]] int version() const;
   [[nodiscard]] std::uint64_t file_bytes() const;
   [[nodiscard]] const std::vector<GgufTensor>& tensors() const;

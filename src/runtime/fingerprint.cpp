@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "runtime/fingerprint_memory.hpp"
+
 namespace dalsegno {
 namespace {
 
@@ -18,9 +20,7 @@ struct Piece {
   std::size_t bytes;
 };
 
-}  // namespace
-
-std::array<std::byte, 32> fingerprint(const GgufFile& file, const ModelConfig& config, ThreadPool& pool) {
+std::array<std::byte, 32> hash_of(const GgufFile& file, const ModelConfig& config, ThreadPool& pool) {
   std::string table =
       fmt::format("{} layers {} hidden {} ff {} heads {} kv {} dim {} vocab {} eps {:a} rope {} {:a} {:a} window {}\n",
                   config.architecture, config.layers, config.hidden, config.feed_forward, config.heads, config.kv_heads,
@@ -46,6 +46,16 @@ std::array<std::byte, 32> fingerprint(const GgufFile& file, const ModelConfig& c
   std::array<std::byte, 32> result{};
   SHA256(hashes.data(), hashes.size(), reinterpret_cast<unsigned char*>(result.data()));
   return result;
+}
+
+}  // namespace
+
+std::array<std::byte, 32> fingerprint(const GgufFile& file, const ModelConfig& config, ThreadPool& pool) {
+  const FingerprintMemory memory;
+  if (const auto remembered = memory.recall(file.identity())) return *remembered;
+  const std::array<std::byte, 32> hash = hash_of(file, config, pool);
+  memory.remember(file.identity(), hash);
+  return hash;
 }
 
 }  // namespace dalsegno

@@ -11,7 +11,7 @@ namespace dalsegno {
 
 // SHA-256 over the config that changes bits and over every tensor's name, type, shape and bytes,
 // so that two files with the same fingerprint compute the same logits. Tensors are hashed in pieces
-// of 1 MiB on all threads, and the pieces' hashes in order.
+// of 1 MiB on all threads, and the pieces' hashes in order. Files hashed before are recognised.
 [[nodiscard]] std::array<std::byte, 32> fingerprint(const GgufFile& file, const ModelConfig& config, ThreadPool& pool);
 
 }  // namespace dalsegno

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <future>
 #include <thread>
 
 #include "backend/cpu/cpu_backend.hpp"
@@ -40,17 +41,20 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
                  fmt::format("activations of {} bits are not possible; choose 8 or 16", options.activation_bits)};
   }
   DALSEGNO_ASSIGN(kernels, chosen_kernels());
-  DALSEGNO_ASSIGN(tokenizer, Tokenizer::open(options.model_path));
   const std::uint64_t memory = options.memory_bytes > 0 ? options.memory_bytes : automatic_budget();
   const int threads = options.threads > 0 ? options.threads : default_threads();
-  std::unique_ptr<LocalEngine> engine(new LocalEngine(options, std::move(tokenizer), *kernels, memory, threads));
-  DALSEGNO_TRY(engine->load(options));
+  std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, threads));
+  // The vocabulary's tables take one thread about as long as the weights take all.
+  auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::open(options.model_path); });
+  Result<void> loaded = engine->load(options);
+  DALSEGNO_ASSIGN(opened, tokenizer.get());
+  DALSEGNO_TRY(std::move(loaded));
+  engine->tokenizer_ = std::move(opened);
   return engine;
 }
 
-LocalEngine::LocalEngine(const EngineOptions&, Tokenizer tokenizer, const Kernels& kernels, std::uint64_t memory_bytes,
-                         int threads)
-    : tokenizer_(std::move(tokenizer)), kernels_(kernels), budget_(memory_bytes), pool_(threads) {}
+LocalEngine::LocalEngine(const Kernels& kernels, std::uint64_t memory_bytes, int threads)
+    : kernels_(kernels), budget_(memory_bytes), pool_(threads) {}
 
 Result<void> LocalEngine::load(const EngineOptions& options) {
   DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
@@ -118,7 +122,7 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
     return Error{ErrorCode::invalid_argument, "max_tokens and chunk must be at least 1"};
   }
   std::vector<TokenId> tokens(prompt.begin(), prompt.end());
-  auto generation = std::make_shared<Generation>(tokens, options, *tokenizer_.impl().vocabulary, kernels_);
+  auto generation = std::make_shared<Generation>(tokens, options, *tokenizer_->impl().vocabulary, kernels_);
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
   work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse});

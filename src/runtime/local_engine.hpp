@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "backend/backend.hpp"
@@ -22,7 +23,7 @@ class LocalEngine final : public Engine {
 
   Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                          const GenerateCallbacks& callbacks) override;
-  [[nodiscard]] const Tokenizer& tokenizer() const override { return tokenizer_; }
+  [[nodiscard]] const Tokenizer& tokenizer() const override { return *tokenizer_; }
   [[nodiscard]] int context() const override { return context_; }
   void reset_cache() override;
 
@@ -32,12 +33,11 @@ class LocalEngine final : public Engine {
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 
  private:
-  LocalEngine(const EngineOptions& options, Tokenizer tokenizer, const Kernels& kernels, std::uint64_t memory_bytes,
-              int threads);
+  LocalEngine(const Kernels& kernels, std::uint64_t memory_bytes, int threads);
   Result<void> load(const EngineOptions& options);
 
   // Constant after open(); destroyed from the last to the first.
-  Tokenizer tokenizer_;
+  std::optional<Tokenizer> tokenizer_;
   const Kernels& kernels_;
   MemoryBudget budget_;
   ThreadPool pool_;
