@@ -192,6 +192,7 @@ TEST_F(Flush, ScalesOfQuantisedMatricesRoundBeforeTheyFlush) {
     }
     std::fill(product_of.codes.begin(), product_of.codes.end(), std::int8_t{1});
     std::fill(product_of.sums.begin(), product_of.sums.end(), 16 << 16 | 16);
+    std::fill(product_of.totals.begin(), product_of.totals.end(), 32.0F);
     for (std::size_t row = 0; row < 16; ++row) product_of.scales[row] = (row % 4 == 3 ? 1.0F : kHigh) * 0x1p-66F;
     for (int m = 1; m <= 9; ++m) {
       for (const Kernels* level : runnable_kernels()) {
@@ -227,6 +228,7 @@ TEST_F(Flush, HalfScalesRoundBeforeTheyFlush) {
         scales[i] = static_cast<std::uint16_t>(9 << 10 | (significand - 1024));  // times 2^-6
       std::fill(product_of.codes.begin(), product_of.codes.end(), std::int8_t{1});
       std::fill(product_of.sums.begin(), product_of.sums.end(), 16 << 16 | 16);
+      std::fill(product_of.totals.begin(), product_of.totals.end(), 32.0F);
       std::fill(product_of.scales.begin(), product_of.scales.end(), scale * 0x1p-120F);
       for (const Kernels* level : runnable_kernels()) {
         for (const float value : product_of.run(*level, 3)) EXPECT_EQ(value, 0x1p-121F) << level->name;
