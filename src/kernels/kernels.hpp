@@ -27,6 +27,15 @@ struct QuantRows {
   std::int32_t* sum = nullptr;
   float* total = nullptr;  // [m, k/32] the sum of the whole group once more, as formats with minima multiply it
   int k = 0;
+
+  // The rows from `row` on.
+  [[nodiscard]] QuantRows from(int row) const {
+    const auto values = static_cast<std::ptrdiff_t>(row) * k;
+    const std::ptrdiff_t groups = values / kGroup;
+    if (codes16 != nullptr) return {nullptr, codes16 + values, scale + groups, sum + 2 * groups, total + groups, k};
+    if (codes != nullptr) return {codes + values, nullptr, scale + groups, sum + groups, total + groups, k};
+    return {};
+  }
 };
 
 // C[m, n] = A[m, k] * W[n, k]^T for the panels [panel_begin, panel_end) of w.
