@@ -38,6 +38,14 @@ struct QuantRows {
   }
 };
 
+// Memory that is needed soon: `bytes` from each pages[i] + offset. Pages of K/V, whose layer is read next.
+struct Ahead {
+  std::byte* const* pages = nullptr;
+  int count = 0;
+  std::size_t offset = 0;
+  std::size_t bytes = 0;
+};
+
 // C[m, n] = A[m, k] * W[n, k]^T for the panels [panel_begin, panel_end) of w.
 // The result of one output: acc of the contract; then + bias[n] if bias; then, if add,
 // c = c + result, else c = result. One rounding each.
@@ -52,6 +60,7 @@ struct GemmArgs {
   std::size_t c_stride = 0;     // elements between rows of c
   const float* bias = nullptr;  // [n] or nullptr
   bool add = false;
+  Ahead ahead = {};  // may be prefetched while arithmetic keeps memory idle
 };
 
 // Running softmax of one query row over some keys. o: [head_dim] f32, 64-byte aligned.

@@ -28,6 +28,12 @@ constexpr int kSharesPerThread = 6;
 // Rows of a share: a panel of few rows less ends a product sooner on the last thread, and many tiles of up to six
 // rows still find the panel in L1.
 constexpr int kShareRows = 120;
+// Products of few rows more than kStreamingRows leave memory idle: meanwhile the K/V that the next layer's attention
+// reads are prefetched, unless there are so many rows that attention is bound by arithmetic as well. Per layer at
+// most what the caches may hold until then.
+constexpr int kAheadRows = 64;
+constexpr std::size_t kAheadBytes = 8U << 20;
+constexpr std::size_t kAheadPerRow = 20;  // bytes per row, panel and group of k; kernels can take twice that
 
 template <class To, class From>
 To& as(From& object) {
@@ -89,6 +95,8 @@ class CpuBackend final : public Backend {
                 bool add);
   void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
   Result<QuantRows> make_quant_rows(std::size_t count, int columns);
+  void look_ahead(int layer);
+  Ahead take_ahead(int m, const CpuWeight& w);
   void quantise(CpuActivations& a, int row, int failed_row, const char* where);
 
   ThreadPool& pool_;
@@ -100,7 +108,9 @@ class CpuBackend final : public Backend {
   float* logits_ = nullptr;  // [kLogitRows, vocabulary]
   std::unique_ptr<Activations> head_in_;
   Step step_;
-  std::vector<const char*> failed_;  // [rows of the step]
+  std::vector<std::byte*> ahead_pages_;  // of the step's sequences, shared ones once
+  Ahead ahead_;                          // what is left to prefetch of them
+  std::vector<const char*> failed_;      // [rows of the step]
 };
 
 Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> parts) {
@@ -216,6 +226,41 @@ Result<void> CpuBackend::reserve_logits(const Weight& head) {
 void CpuBackend::begin(const Step& step) {
   step_ = step;
   failed_.assign(step.tokens.size(), nullptr);
+  ahead_pages_.clear();
+  ahead_.count = 0;
+  if (rows() <= kStreamingRows || rows() > kAheadRows) return;
+  const KvView* before = nullptr;
+  for (const StepSequence& sequence : step.sequences) {
+    for (int page = 0; page < sequence.kv.page_count; ++page) {
+      std::byte* const at = sequence.kv.pages[page];
+      const bool shared = before != nullptr && page < before->page_count && before->pages[page] == at;
+      if (!shared) ahead_pages_.push_back(at);
+    }
+    before = &sequence.kv;
+  }
+}
+
+// After the attention of a layer: what the next one's will read.
+void CpuBackend::look_ahead(int layer) {
+  ahead_.count = 0;
+  if (ahead_pages_.empty()) return;
+  const KvLayout& layout = *step_.sequences.front().kv.layout;
+  if (layer >= layout.layers) return;
+  ahead_.pages = ahead_pages_.data();
+  ahead_.offset = layout.k_offset(layer, 0);
+  ahead_.bytes = 2 * static_cast<std::size_t>(layout.kv_heads) * layout.part_bytes();
+  ahead_.count = static_cast<int>(std::min(ahead_pages_.size(), kAheadBytes / ahead_.bytes));
+}
+
+// The part of it that a product of m rows by w can take; the rest is left for the products to come.
+Ahead CpuBackend::take_ahead(int m, const CpuWeight& w) {
+  Ahead taken = ahead_;
+  if (ahead_.count == 0 || !w.quantised()) return {};
+  const auto room = kAheadPerRow * static_cast<std::size_t>(m) * static_cast<std::size_t>(w.panels * (w.k / kGroup));
+  taken.count = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(ahead_.count), room / ahead_.bytes));
+  ahead_.pages += taken.count;
+  ahead_.count -= taken.count;
+  return taken;
 }
 
 template <class Body>
@@ -290,6 +335,7 @@ void CpuBackend::multiply(const CpuActivations& a, int m, const CpuWeight& w, co
   const int share = std::max(1, w.panels / (pool_.threads() * kSharesPerThread));
   const int shares = (w.panels + share - 1) / share;
   const int blocks = (m + kShareRows - 1) / kShareRows;
+  const Ahead ahead = take_ahead(m, w);
   std::atomic<int> next{0};
   pool_.run([&](int, int) {
     for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < shares * blocks;) {
@@ -297,6 +343,9 @@ void CpuBackend::multiply(const CpuActivations& a, int m, const CpuWeight& w, co
       const int first = i % blocks * kShareRows;
       GemmArgs part = args;
       part.m = std::min(kShareRows, m - first);
+      part.ahead = ahead;
+      part.ahead.pages += ahead.count * i / (shares * blocks);
+      part.ahead.count = ahead.count * (i + 1) / (shares * blocks) - ahead.count * i / (shares * blocks);
       part.quant = a.quant.from(first);
       part.x = a.values + static_cast<std::size_t>(first) * static_cast<std::size_t>(a.columns);
       float* out = y + static_cast<std::size_t>(first) * static_cast<std::size_t>(y_columns);
@@ -326,6 +375,7 @@ void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const Attent
 void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activations& out) {
   auto& act = as<CpuActivations>(out);
   attention_.attend(step_.sequences, config, act.values, act.columns);
+  look_ahead(config.layer + 1);
   each_row(rows(), [&](int r) {
     attention_.finish_row(r, config, act.row(r));
     quantise(act, r, r, "attention gave NaN or infinity");
