@@ -31,6 +31,7 @@ struct Rows {
   const Code* codes;
   const float* scale;
   const std::int32_t* sum;
+  const float* total;
   int k;
 };
 
@@ -142,11 +143,6 @@ struct Group {
       DALSEGNO_UNROLL for (int plane = 0; plane < kPlanes; ++plane) add_run(w, codes, k, first, plane);
     }
   }
-
-  // The sum of activations of group `at`, counted over all rows.
-  static __m256i sum(const Rows<Code>& rows, std::ptrdiff_t at) {
-    return _mm256_madd_epi16(_mm256_set1_epi32(rows.sum[at]), _mm256_set1_epi16(1));
-  }
 };
 
 // The same for 16-bit activations: vpmaddwd takes pairs of them, against the even and the odd bytes of a quad
@@ -162,7 +158,7 @@ struct WideGroup {
   void start(const Rows<Code>& rows, int groups, int g, int h) {
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
       const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * groups + g;
-      __m256i s = sum(rows, at);
+      __m256i s = _mm256_set1_epi32(rows.sum[2 * at]);
       if constexpr (kLayout.scales == 2) {
         const __m256i first = _mm256_set1_epi32(rows.sum[2 * at + 1]);
         s = h == 0 ? first : _mm256_sub_epi32(s, first);
@@ -196,8 +192,6 @@ struct WideGroup {
       }
     }
   }
-
-  static __m256i sum(const Rows<Code>& rows, std::ptrdiff_t at) { return _mm256_set1_epi32(rows.sum[2 * at]); }
 };
 
 // acc = fma(float(sum of activations), minimum * scale_a, acc) for one group.
@@ -206,7 +200,7 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
     const std::ptrdiff_t at = static_cast<std::ptrdiff_t>(i) * (rows.k / kGroup) + g;
     const __m256 a = _mm256_set1_ps(rows.scale[at]);
-    const __m256 sum = _mm256_cvtepi32_ps(G::sum(rows, at));
+    const __m256 sum = _mm256_set1_ps(rows.total[at]);
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
       const __m256 minimum = load_scales<G::kLayout.scale_bytes>(minima, column + 8 * j);
       acc[i][j] = _mm256_fmadd_ps(sum, _mm256_mul_ps(minimum, a), acc[i][j]);
@@ -283,8 +277,10 @@ Rows<Code> rows_from(const GemmArgs& args, std::ptrdiff_t row) {
   const QuantRows& quant = args.quant;
   const std::ptrdiff_t k = args.w->k;
   const std::ptrdiff_t at = row * (k / kGroup);
-  if constexpr (sizeof(Code) == 1) return {quant.codes + row * k, quant.scale + at, quant.sum + at, args.w->k};
-  if constexpr (sizeof(Code) == 2) return {quant.codes16 + row * k, quant.scale + at, quant.sum + 2 * at, args.w->k};
+  if constexpr (sizeof(Code) == 1)
+    return {quant.codes + row * k, quant.scale + at, quant.sum + at, quant.total + at, args.w->k};
+  if constexpr (sizeof(Code) == 2)
+    return {quant.codes16 + row * k, quant.scale + at, quant.sum + 2 * at, quant.total + at, args.w->k};
 }
 
 // Calls the tile of the height at hand: R is the tallest. Code: of the activations.

@@ -15,7 +15,7 @@ namespace dalsegno {
 // Divides the attention of a step for the pool, in two ways. Neither changes a bit, because chunks are always
 // merged left to right:
 // - Where a sequence has few rows (decoding), an item is (chunk of keys, K/V head, neighbouring rows whose
-//   sequences share the chunk's pages), so that pages many sequences share are read once per step, and one
+//   sequences share the chunk's pages), so that pages many sequences share are read once per kQueryRows rows, and one
 //   long sequence keeps every thread busy. finish_row() merges the chunks.
 // - Where it has many (prefill), an item is (some rows, K/V head) and walks all their chunks.
 class CpuAttention {
