@@ -20,7 +20,7 @@
 namespace dalsegno::cache_test {
 
 inline constexpr KvLayout kLayout{.format = KvFormat::bf16, .layers = 1, .kv_heads = 1, .head_dim = 16};
-inline constexpr std::uint64_t kPage = kLayout.page_bytes();
+inline constexpr std::uint64_t kPage = kLayout.block_bytes();
 
 using Tokens = std::vector<TokenId>;
 
@@ -49,7 +49,7 @@ inline std::vector<std::uint64_t> truths(std::string_view salt, std::span<const 
 inline std::byte* element(const KvView& view, int position, int e) {
   const int slot = position % kBlockTokens;
   const int dim = kLayout.head_dim;
-  std::byte* page = view.pages[position / kBlockTokens];
+  std::byte* page = view.pages[0][position / kBlockTokens];
   const int k = (e / 2 * kBlockTokens + slot) * 2 + e % 2;
   const int v = (slot / 2 * dim + (e - dim)) * 2 + slot % 2;
   return e < dim ? page + 2 * k : page + kLayout.part_bytes() + 2 * v;

@@ -70,6 +70,7 @@ struct KvCache::Impl {
   std::optional<std::vector<PageId>> allocate(std::size_t count);
   BlockTable make_table(KvCache& cache, PrefixTree* tree);
   void append(BlockTable::State& table, PageId page);
+  void set_addresses(BlockTable::State& table, std::size_t block);
   void adopt(BlockTable::State& table, const PrefixIndex::Match& match);
   bool copy_partial(BlockTable::State& table, const PrefixIndex::Match& match);
   void publish(BlockTable::State& table);
@@ -90,7 +91,7 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const KvCacheOptions& options) 
   if (options.budget == nullptr || !is_possible(options.layout)) {
     return Error{ErrorCode::invalid_argument, "a K/V cache needs a budget and at least one layer, head and dimension"};
   }
-  BlockPoolOptions pool_options{.page_bytes = options.layout.page_bytes(),
+  BlockPoolOptions pool_options{.page_bytes = options.layout.block_bytes(),
                                 .max_pages = 0,
                                 .budget = options.budget,
                                 .extent_bytes = options.extent_bytes};
@@ -156,7 +157,15 @@ BlockTable KvCache::Impl::make_table(KvCache& cache, PrefixTree* tree) {
 
 void KvCache::Impl::append(BlockTable::State& table, PageId page) {
   table.pages.push_back(page);
-  table.addresses.push_back(pool->address(page));
+  std::byte* memory = pool->address(page);
+  table.addresses[0].push_back(memory);
+  if (layout.groups() > 1) table.addresses[1].push_back(memory + layout.page_bytes(0));
+}
+
+void KvCache::Impl::set_addresses(BlockTable::State& table, std::size_t block) {
+  std::byte* memory = pool->address(table.pages[block]);
+  table.addresses[0][block] = memory;
+  if (layout.groups() > 1) table.addresses[1][block] = memory + layout.page_bytes(0);
 }
 
 // Room that fork() or rewind() takes back must be made again, since the last page may be shared by then.
@@ -164,7 +173,7 @@ void KvCache::Impl::take_room_back(BlockTable::State& table) {
   const std::size_t keep = blocks_for(table.tokens);
   for (std::size_t block = keep; block < table.pages.size(); ++block) release(table.pages[block]);
   table.pages.resize(keep);
-  table.addresses.resize(keep);
+  for (auto& addresses : table.addresses) addresses.resize(std::min(addresses.size(), keep));
   table.capacity = table.tokens;
 }
 
@@ -194,7 +203,7 @@ bool KvCache::Impl::copy_partial(BlockTable::State& table, const PrefixIndex::Ma
   retain(source);  // allocate() must not evict what is being copied
   const auto page = allocate();
   if (page) {
-    std::memcpy(pool->address(*page), pool->address(source), layout.page_bytes());
+    std::memcpy(pool->address(*page), pool->address(source), layout.block_bytes());
     append(table, *page);
     std::copy_n(match.partial->tokens.begin(), match.partial_tokens, table.partial.begin());
     table.tokens += match.partial_tokens;
@@ -247,13 +256,13 @@ Result<void> KvCache::extend(BlockTable& table, int more) {
                  fmt::format("no room for the K/V of {} more tokens: running requests hold {} of {} blocks of {}; "
                              "raise --memory or shorten the prompt",
                              more, impl_->pool->used() - impl_->index.evictable(), impl_->pool->limit(),
-                             human_bytes(impl_->layout.page_bytes()))};
+                             human_bytes(impl_->layout.block_bytes()))};
   }
   if (copy) {
     const PageId shared = std::exchange(state.pages[last], pages->back());
     pages->pop_back();
-    std::byte* own = impl_->pool->address(state.pages[last]);
-    std::memcpy(own, std::exchange(state.addresses[last], own), impl_->layout.page_bytes());
+    std::memcpy(impl_->pool->address(state.pages[last]), impl_->pool->address(shared), impl_->layout.block_bytes());
+    impl_->set_addresses(state, last);
     impl_->release(shared);
   }
   for (const PageId page : *pages) impl_->append(state, page);
@@ -283,7 +292,7 @@ void KvCache::Impl::publish(BlockTable::State& table) {
   } else {
     retain(inserted.node->page);
     table.pages[block] = inserted.node->page;
-    table.addresses[block] = pool->address(inserted.node->page);
+    set_addresses(table, block);
     release(own);
   }
   if (inserted.dropped != kNoPage) pool->release(inserted.dropped);
@@ -345,7 +354,9 @@ void KvCache::rewind(BlockTable& table, int tokens) {
 KvView KvCache::view(const BlockTable& table) const {
   assert(table.is_open());
   const BlockTable::State& state = *table.state_;
-  return {&impl_->layout, state.addresses.data(), static_cast<int>(state.addresses.size())};
+  return {&impl_->layout,
+          {state.addresses[0].data(), state.addresses[1].data()},
+          static_cast<int>(state.addresses[0].size())};
 }
 
 bool KvCache::could_fit(std::uint64_t pages) const {
@@ -385,13 +396,13 @@ std::string KvCache::check_invariants() const {
 }
 
 std::string KvCache::Impl::check_table(const BlockTable::State& table) const {
-  if (table.pages.size() != blocks_for(table.capacity) || table.addresses.size() != table.pages.size()) {
+  if (table.pages.size() != blocks_for(table.capacity) || table.addresses[0].size() != table.pages.size()) {
     return "a table's pages differ from its capacity";
   }
   const bool writes = table.capacity > table.tokens;
   for (std::size_t block = 0; block < table.pages.size(); ++block) {
     const PageId page = table.pages[block];
-    if (table.addresses[block] != pool->address(page)) return "a table has a page's address wrong";
+    if (table.addresses[0][block] != pool->address(page)) return "a table has a page's address wrong";
     if (writes && block >= table.full_blocks() && pool->references(page) != 1) {
       return fmt::format("page {}, which is about to be written, is shared", static_cast<std::uint32_t>(page));
     }

@@ -201,8 +201,8 @@ TEST_F(KvCacheTest, SequencesThatComputeTheSameBlockEndUpWithOnePage) {
   extend_and_fill(one, tokens);
   extend_and_fill(two, tokens);
   EXPECT_EQ(cache_->stats().pages_used, 4U) << "two shared blocks, and each one's own third";
-  EXPECT_EQ(cache_->view(one).pages[1], cache_->view(two).pages[1]);
-  EXPECT_NE(cache_->view(one).pages[2], cache_->view(two).pages[2]);
+  EXPECT_EQ(cache_->view(one).pages[0][1], cache_->view(two).pages[0][1]);
+  EXPECT_NE(cache_->view(one).pages[0][2], cache_->view(two).pages[0][2]);
   EXPECT_EQ(wrong(two, tokens), -1);
 }
 
@@ -219,7 +219,7 @@ TEST_F(KvCacheTest, AForkSharesPagesUntilEitherWrites) {
   extend_and_fill(source, left);
   EXPECT_EQ(wrong(source, left), -1);
   EXPECT_EQ(wrong(copy, right), -1);
-  EXPECT_EQ(cache_->view(source).pages[1], cache_->view(copy).pages[1]);
+  EXPECT_EQ(cache_->view(source).pages[0][1], cache_->view(copy).pages[0][1]);
   cache_->close(std::move(source));
   cache_->close(std::move(copy));
   EXPECT_EQ(open(left).reused, 70);

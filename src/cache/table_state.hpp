@@ -18,9 +18,9 @@ struct BlockTable::State {
   std::size_t slot = 0;        // in the cache's list of open tables
   PrefixTree* tree = nullptr;  // nullptr: private
   std::vector<PageId> pages;
-  std::vector<std::byte*> addresses;            // of the pages
-  std::vector<IndexNode*> nodes;                // of the first tokens/16 blocks; empty if private
-  std::array<TokenId, kBlockTokens> partial{};  // the first tokens%16 of these: the block being filled
+  std::array<std::vector<std::byte*>, kMostGroups> addresses;  // of each group in the pages
+  std::vector<IndexNode*> nodes;                               // of the first tokens/16 blocks; empty if private
+  std::array<TokenId, kBlockTokens> partial{};                 // the first tokens%16 of these: the block being filled
   int tokens = 0;
   int capacity = 0;
 

@@ -75,7 +75,7 @@ inline Tile tile_at(const AttentionArgs& args, int key) {
   Tile tile;
   for (int b = 0; b < kTileBlocks; b++) {
     const int block = key / kBlockTokens + b;
-    const bool present = block < args.page_count;
+    const bool present = block < args.page_count && args.pages[block] != nullptr;
     tile.k[b] = present ? args.pages[block] + args.k_offset : kZeroBlock;
     tile.v[b] = present ? args.pages[block] + args.v_offset : kZeroBlock;
   }

@@ -58,7 +58,7 @@ void chain(const typename Format::Wide* x, int stride, const typename Format::Wi
 // The block's values as stored, or nullptr where the sequence has no such block (its keys count as zeros).
 template <class Format>
 const typename Format::Stored* block_part(const AttentionArgs& args, int block, std::size_t offset) {
-  if (block >= args.page_count) return nullptr;
+  if (block >= args.page_count || args.pages[block] == nullptr) return nullptr;
   return reinterpret_cast<const typename Format::Stored*>(args.pages[block] + offset);
 }
 

@@ -75,9 +75,9 @@ class Sequence {
         k_(static_cast<std::size_t>(capacity * head_dim)),
         v_(k_.size()) {
     const int blocks = (capacity + kBlockTokens - 1) / kBlockTokens;
-    memory_ = aligned_floats(layout_.page_bytes() / sizeof(float) * static_cast<std::size_t>(blocks));
+    memory_ = aligned_floats(layout_.block_bytes() / sizeof(float) * static_cast<std::size_t>(blocks));
     auto* bytes = reinterpret_cast<std::byte*>(memory_.get());
-    for (int b = 0; b < blocks; b++) pages_.push_back(bytes + layout_.page_bytes() * static_cast<std::size_t>(b));
+    for (int b = 0; b < blocks; b++) pages_.push_back(bytes + layout_.block_bytes() * static_cast<std::size_t>(b));
     std::shuffle(pages_.begin(), pages_.end(), random_);
     fill_junk(2);
   }
@@ -86,7 +86,7 @@ class Sequence {
   void fill_junk(unsigned seed) {
     std::mt19937_64 random(seed);
     for (std::byte* page : pages_) {
-      for (std::size_t at = 0; at < layout_.page_bytes(); at += 4) {
+      for (std::size_t at = 0; at < layout_.block_bytes(); at += 4) {
         auto word = static_cast<std::uint32_t>(random());
         if (random() % 5 == 0) word &= 0x80008000;
         if ((word & 0x7f800000) == 0x7f800000) word &= 0xbfffffff;
@@ -116,6 +116,8 @@ class Sequence {
     std::copy(v.begin(), v.end(), v_.begin() + static_cast<std::ptrdiff_t>(at(key)));
     put(key);
   }
+
+  void leave_out(int first_blocks) { std::fill_n(pages_.begin(), first_blocks, nullptr); }
 
   std::vector<float> queries(int rows) {
     std::normal_distribution<float> normal;
@@ -499,6 +501,20 @@ TEST_P(Attention, BlocksBeyondThePageCountAreNotRead) {
     for (const AttentionState& state : states) {
       EXPECT_EQ(state.m, -kInfinity) << "nothing is visible in the second chunk";
       EXPECT_EQ(state.l, 0);
+    }
+  }
+}
+
+TEST_P(Attention, BlocksBeforeAWindowMayBeAbsent) {
+  Sequence sequence(GetParam(), 32, 700, kNormal);
+  sequence.write_to(700);
+  const auto q = sequence.queries(3);
+  for (const int begin : {1, 16, 37, 63, 64, 200, 255, 256, 300, 575}) {
+    const std::vector<Row> rows = {{begin, 640}, {begin + 1, 641}, {begin + 2, 642}};
+    const auto expected = attend(scalar_level(), sequence, q, rows);
+    sequence.leave_out(begin / kBlockTokens);
+    for (const Kernels* level : runnable_kernels()) {
+      EXPECT_EQ(first_difference(expected, attend(*level, sequence, q, rows)), -1) << level->name << " from " << begin;
     }
   }
 }

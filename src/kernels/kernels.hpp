@@ -78,7 +78,7 @@ inline constexpr int kChunkKeys = 256;  // keys per chunk; each starts fresh and
 struct AttentionArgs {
   KvFormat format = KvFormat::bf16;
   int head_dim = 0;                   // a multiple of 16, at most kMaxHeadDim
-  std::byte* const* pages = nullptr;  // block b at pages[b]; blocks >= page_count are not read
+  std::byte* const* pages = nullptr;  // block b at pages[b]; those >= page_count or nullptr count as zeros
   int page_count = 0;
   std::size_t k_offset = 0;  // of this layer and K/V head in a page
   std::size_t v_offset = 0;

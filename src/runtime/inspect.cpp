@@ -9,6 +9,7 @@
 #include "gguf/gguf.hpp"
 #include "gguf/printable.hpp"
 #include "model/config.hpp"
+#include "model/kv_layout.hpp"
 #include "model/registry.hpp"
 #include "runtime/tokenizer_impl.hpp"
 #include "tensor/kv_view.hpp"
@@ -92,13 +93,13 @@ void describe_sizes(const ModelConfig& config, InspectReport& report) {
 
 void describe_memory(const GgufFile& file, ModelConfig config, KvFormat kv, int activation_bits,
                      InspectReport& report) {
-  const KvLayout layout{kv, config.layers, config.kv_heads, config.head_dim};
-  report.kv_bytes_per_token = layout.page_bytes() / kBlockTokens;
+  const KvLayout layout = kv_layout(config, kv);
+  report.kv_bytes_per_token = layout.block_bytes() / kBlockTokens;
   if (!report.runnable) return;
   const int blocks = (report.at_context + kBlockTokens - 1) / kBlockTokens;
   config.context = report.at_context;
   report.packed_weight_bytes = packed_weights(file);
-  report.memory_at_context = report.packed_weight_bytes + static_cast<std::uint64_t>(blocks) * layout.page_bytes() +
+  report.memory_at_context = report.packed_weight_bytes + static_cast<std::uint64_t>(blocks) * layout.block_bytes() +
                              work_bytes_estimate(config, activation_bits);
 }
 

@@ -9,6 +9,7 @@
 #include "gguf/gguf.hpp"
 #include "kernels/kernels.hpp"
 #include "model/config.hpp"
+#include "model/kv_layout.hpp"
 #include "tensor/kv_view.hpp"
 #include "tensor/packing.hpp"
 
@@ -56,8 +57,8 @@ Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv, int act
   DALSEGNO_ASSIGN(config, read_config(*file));
   ModelCost cost;
   cost.file_bytes = static_cast<double>(file->file_bytes());
-  const KvLayout layout{kv, config.layers, config.kv_heads, config.head_dim};
-  cost.kv_bytes = static_cast<double>(layout.page_bytes()) / kBlockTokens;
+  const KvLayout layout = kv_layout(config, kv);
+  cost.kv_bytes = static_cast<double>(layout.block_bytes()) / kBlockTokens;
   // q times k and p times v, a multiply-add each per head and dimension.
   cost.attention_operations = 4.0 * config.layers * config.heads * config.head_dim;
   for (const GgufTensor& tensor : file->tensors()) {

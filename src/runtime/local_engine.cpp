@@ -9,6 +9,7 @@
 #include "backend/cpu/cpu_backend.hpp"
 #include "dalsegno/diagnostics.hpp"
 #include "gguf/gguf.hpp"
+#include "model/kv_layout.hpp"
 #include "model/registry.hpp"
 #include "runtime/fingerprint.hpp"
 #include "runtime/generation.hpp"
@@ -73,7 +74,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   model_ = std::move(model);
 
   KvCacheOptions cache_options;
-  cache_options.layout = {options.kv, config.layers, config.kv_heads, config.head_dim};
+  cache_options.layout = kv_layout(config, options.kv);
   cache_options.max_bytes = budget_.free_bytes();
   cache_options.budget = &budget_;
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));

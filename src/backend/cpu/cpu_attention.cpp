@@ -101,7 +101,7 @@ bool CpuAttention::store_row(float* qkv, const CpuRope& rope, const AttentionCon
     kernels_.store_q(q, dim, layout.format, q_ + at * element_bytes(layout.format));
   }
   bool finite = true;
-  std::byte* page = sequence.kv.pages[position / kBlockTokens];
+  std::byte* page = sequence.kv.pages_for(config.layer)[position / kBlockTokens];
   const int slot = position % kBlockTokens;
   for (int h = 0; h < config.kv_heads; ++h) {
     float* k = qkv + (config.heads + h) * dim;
@@ -175,8 +175,8 @@ void CpuAttention::plan_chunk(const AttentionConfig& config, int chunk) {
     if (a.sequence == b.sequence) return true;
     const int end = (chunk + 1) * kChunkBlocks;
     if (a.sequence->kv.page_count < end || b.sequence->kv.page_count < end) return false;
-    std::byte* const* pages = a.sequence->kv.pages + end - kChunkBlocks;
-    return std::equal(pages, pages + kChunkBlocks, b.sequence->kv.pages + end - kChunkBlocks);
+    std::byte* const* pages = a.sequence->kv.pages_for(config.layer) + end - kChunkBlocks;
+    return std::equal(pages, pages + kChunkBlocks, b.sequence->kv.pages_for(config.layer) + end - kChunkBlocks);
   };
   const int count = static_cast<int>(spans_.size());
   for (int first = 0; first < count;) {
@@ -201,7 +201,7 @@ void CpuAttention::prepare(const Item& item, int chunk, const AttentionConfig& c
   const KvLayout& layout = *sequence.kv.layout;
   args.format = layout.format;
   args.head_dim = config.head_dim;
-  args.pages = sequence.kv.pages;
+  args.pages = sequence.kv.pages_for(config.layer);
   args.page_count = sequence.kv.page_count;
   args.k_offset = layout.k_offset(config.layer, item.kv_head);
   args.v_offset = args.k_offset + layout.part_bytes();

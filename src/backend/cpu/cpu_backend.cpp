@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 
@@ -95,6 +96,7 @@ class CpuBackend final : public Backend {
                 bool add);
   void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
   Result<QuantRows> make_quant_rows(std::size_t count, int columns);
+  void list_ahead(int group);
   void look_ahead(int layer);
   Ahead take_ahead(int m, const CpuWeight& w);
   void quantise(CpuActivations& a, int row, int failed_row, const char* where);
@@ -108,9 +110,9 @@ class CpuBackend final : public Backend {
   float* logits_ = nullptr;  // [kLogitRows, vocabulary]
   std::unique_ptr<Activations> head_in_;
   Step step_;
-  std::vector<std::byte*> ahead_pages_;  // of the step's sequences, shared ones once
-  Ahead ahead_;                          // what is left to prefetch of them
-  std::vector<const char*> failed_;      // [rows of the step]
+  std::array<std::vector<std::byte*>, kMostGroups> ahead_pages_;  // of the step's sequences, shared ones once
+  Ahead ahead_;                                                   // what is left to prefetch of them
+  std::vector<const char*> failed_;                               // [rows of the step]
 };
 
 Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> parts) {
@@ -226,30 +228,39 @@ Result<void> CpuBackend::reserve_logits(const Weight& head) {
 void CpuBackend::begin(const Step& step) {
   step_ = step;
   failed_.assign(step.tokens.size(), nullptr);
-  ahead_pages_.clear();
+  for (std::vector<std::byte*>& pages : ahead_pages_) pages.clear();
   ahead_.count = 0;
   if (rows() <= kStreamingRows || rows() > kAheadRows) return;
+  for (int group = 0; group < step.sequences.front().kv.layout->groups(); ++group) list_ahead(group);
+}
+
+// The pages of a group that the step's attention reads.
+void CpuBackend::list_ahead(int group) {
+  const auto at = static_cast<std::size_t>(group);
   const KvView* before = nullptr;
-  for (const StepSequence& sequence : step.sequences) {
-    for (int page = 0; page < sequence.kv.page_count; ++page) {
-      std::byte* const at = sequence.kv.pages[page];
-      const bool shared = before != nullptr && page < before->page_count && before->pages[page] == at;
-      if (!shared) ahead_pages_.push_back(at);
+  for (const StepSequence& sequence : step_.sequences) {
+    const KvView& kv = sequence.kv;
+    const int window = kv.layout->window_of(group);
+    const int first = window > 0 ? std::max(0, sequence.first_position + 1 - window) / kBlockTokens : 0;
+    for (int page = first; page < kv.page_count; ++page) {
+      std::byte* const memory = kv.pages[at][page];
+      const bool shared = before != nullptr && page < before->page_count && before->pages[at][page] == memory;
+      if (memory != nullptr && !shared) ahead_pages_[at].push_back(memory);
     }
-    before = &sequence.kv;
+    before = &kv;
   }
 }
 
 // After the attention of a layer: what the next one's will read.
 void CpuBackend::look_ahead(int layer) {
   ahead_.count = 0;
-  if (ahead_pages_.empty()) return;
   const KvLayout& layout = *step_.sequences.front().kv.layout;
   if (layer >= layout.layers) return;
-  ahead_.pages = ahead_pages_.data();
+  const std::vector<std::byte*>& pages = ahead_pages_[static_cast<std::size_t>(layout.group_of(layer))];
+  ahead_.pages = pages.data();
   ahead_.offset = layout.k_offset(layer, 0);
-  ahead_.bytes = 2 * static_cast<std::size_t>(layout.kv_heads) * layout.part_bytes();
-  ahead_.count = static_cast<int>(std::min(ahead_pages_.size(), kAheadBytes / ahead_.bytes));
+  ahead_.bytes = layout.layer_bytes();
+  ahead_.count = static_cast<int>(std::min(pages.size(), kAheadBytes / ahead_.bytes));
 }
 
 // The part of it that a product of m rows by w can take; the rest is left for the products to come.
