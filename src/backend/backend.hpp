@@ -81,7 +81,7 @@ struct AttentionConfig {
   int window = 0;  // a query sees itself and the window - 1 tokens before it; 0: all
 };
 
-enum class Gate : std::uint8_t { silu };
+enum class Gate : std::uint8_t { silu, gelu };  // gelu: its tanh form
 
 // Threads: one caller at a time (the engine thread); work is spread over the process's pool.
 // Rows that turn NaN or infinite are noted, see failed_rows(); the others are not disturbed.
@@ -104,14 +104,19 @@ class Backend {
 
   // Step time. begin() clears failed rows; the step's spans stay valid until the next begin().
   virtual void begin(const Step& step) = 0;
-  // x = rows of `table` for the step's tokens.
-  virtual void embed(const Weight& table, Buffer& x) = 0;
+  // x = rows of `table` for the step's tokens, times `scale`.
+  virtual void embed(const Weight& table, float scale, Buffer& x) = 0;
   // out = rms_norm(x) * w
   virtual void norm(const Buffer& x, const Vector& w, float eps, Activations& out) = 0;
+  // x = x + rms_norm(y) * w: the residual of a block whose output is normed. y is used up.
+  virtual void norm_add(Buffer& y, const Vector& w, float eps, Buffer& x) = 0;
   // y = a W^T + bias (nullptr: none)
   virtual void linear(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) = 0;
   // y = y + (a W^T + bias): the residual
   virtual void linear_add(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) = 0;
+  // Each head of q and of k on its own: q = rms_norm(q) * q_norm, k = rms_norm(k) * k_norm. qkv as below.
+  virtual void norm_heads(Buffer& qkv, const Vector& q_norm, const Vector& k_norm, float eps,
+                          const AttentionConfig& config) = 0;
   // qkv: [rows, (heads + 2 * kv_heads) * head_dim]. Rotates q and k at the rows' positions and writes
   // k and v through the sequences' views.
   virtual void rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) = 0;

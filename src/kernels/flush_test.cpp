@@ -105,13 +105,15 @@ TEST_F(Flush, NormsRoundBeforeTheyFlush) {
 TEST_F(Flush, ActivationsRoundBeforeTheyFlush) {
   std::vector<float> gate(21, 0x1p-60F);
   std::vector<float> up(21);
-  // silu(g) = g / 2 here: 1 + exp(-|g|) rounds to 2.
+  // silu(g) = gelu(g) = g / 2 here: 1 + exp(-|g|) rounds to 2.
   for (std::size_t i = 0; i < up.size(); ++i) up[i] = i % 2 == 0 ? 0x1p-65F * kHigh : 0x1p-65F;
   for (std::size_t i = 0; i < gate.size(); ++i) gate[i] *= i % 3 == 0 ? kLow : kBelow;
   for (const Kernels* level : runnable_kernels()) {
     std::vector<float> out(21);
-    level->silu_mul(gate.data(), up.data(), 21, out.data());
-    for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], product(gate[i] / 2, up[i])) << level->name << i;
+    for (const auto gate_mul : {level->silu_mul, level->gelu_mul}) {
+      gate_mul(gate.data(), up.data(), 21, out.data());
+      for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], product(gate[i] / 2, up[i])) << level->name << i;
+    }
   }
 }
 

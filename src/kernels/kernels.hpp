@@ -97,6 +97,9 @@ struct AttentionArgs {
 // The f32 sums of peak_bf16 count exactly up to 2^24, by at most 2 per round.
 inline constexpr int kMostPeakRounds = 1 << 20;
 
+inline constexpr float kGeluLinear = 0x1.988454p+0F;  // 2 * sqrt(2 / pi)
+inline constexpr float kGeluCube = 0x1.2444f2p-4F;    // 0.044715 of it
+
 struct Kernels {
   const char* name;
 
@@ -112,6 +115,9 @@ struct Kernels {
   void (*add)(float* x, const float* y, int n);  // x = x + y
   // silu(g) = (g >= 0 ? g : g * e) / (1 + e) with e = exp(-|g|); out = silu(gate) * up.
   void (*silu_mul)(const float* gate, const float* up, int n, float* out);
+  // The tanh form of GELU: 0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))) is g / (1 + exp(-z)) with
+  // z = g * fma(g * g, kGeluCube, kGeluLinear); computed as silu is: (g >= 0 ? g : g * e) / (1 + e) with e = exp(-|z|).
+  void (*gelu_mul)(const float* gate, const float* up, int n, float* out);
 
   // Rotates the first rope_dim values of one head in place; cos, sin: [rope_dim / 2].
   // Pairs are (2i, 2i+1) if interleaved, else (i, i + rope_dim/2):

@@ -101,6 +101,13 @@ constexpr Fault kFaults[] = {
          out[0] = spoil(out[0]);
        };
      }},
+    {"gelu_mul",
+     [](Kernels& kernels) {
+       kernels.gelu_mul = [](const float* gate, const float* up, int n, float* out) {
+         true_level().gelu_mul(gate, up, n, out);
+         out[n - 1] = spoil(out[n - 1]);
+       };
+     }},
     {"gemm",
      [](Kernels& kernels) {
        kernels.gemm = [](const GemmArgs& args) {

@@ -19,6 +19,7 @@ namespace dalsegno {
   void scale(float* x, int n, float factor);                                               \
   void add(float* x, const float* y, int n);                                               \
   void silu_mul(const float* gate, const float* up, int n, float* out);                    \
+  void gelu_mul(const float* gate, const float* up, int n, float* out);                    \
   void rope(float* x, int rope_dim, const float* cos, const float* sin, bool interleaved); \
   void store_q(const float* q, int n, KvFormat format, void* out);                         \
   bool store_k(const float* k, int head_dim, KvFormat format, std::byte* part, int slot);  \

@@ -71,6 +71,14 @@ void rope_interleaved(float* x, int half, const float* cos, const float* sin) {
   }
 }
 
+// g / (1 + exp(-z)), where z has the sign of g.
+inline __m256 times_sigmoid(__m256 g, __m256 z) {
+  const __m256 e = exp_negative(_mm256_or_ps(z, _mm256_set1_ps(-0.0F)));
+  const __m256 positive = _mm256_cmp_ps(g, _mm256_setzero_ps(), _CMP_GE_OQ);
+  const __m256 numerator = _mm256_blendv_ps(_mm256_mul_ps(g, e), g, positive);
+  return _mm256_div_ps(numerator, _mm256_add_ps(_mm256_set1_ps(1.0F), e));
+}
+
 }  // namespace
 
 void rms_norm(const float* x, const float* w, int n, float eps, float* out) {
@@ -102,14 +110,17 @@ void add(float* x, const float* y, int n) {
 }
 
 void silu_mul(const float* gate, const float* up, int n, float* out) {
-  const __m256 one = _mm256_set1_ps(1.0F);
   for (int i = 0; i < n; i += kVector) {
     const __m256 g = load(gate + i, n - i);
-    const __m256 e = exp_negative(_mm256_or_ps(g, _mm256_set1_ps(-0.0F)));
-    const __m256 positive = _mm256_cmp_ps(g, _mm256_setzero_ps(), _CMP_GE_OQ);
-    const __m256 numerator = _mm256_blendv_ps(_mm256_mul_ps(g, e), g, positive);
-    const __m256 silu = _mm256_div_ps(numerator, _mm256_add_ps(one, e));
-    store(out + i, n - i, _mm256_mul_ps(silu, load(up + i, n - i)));
+    store(out + i, n - i, _mm256_mul_ps(times_sigmoid(g, g), load(up + i, n - i)));
+  }
+}
+
+void gelu_mul(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += kVector) {
+    const __m256 g = load(gate + i, n - i);
+    const __m256 slope = _mm256_fmadd_ps(_mm256_mul_ps(g, g), _mm256_set1_ps(kGeluCube), _mm256_set1_ps(kGeluLinear));
+    store(out + i, n - i, _mm256_mul_ps(times_sigmoid(g, _mm256_mul_ps(g, slope)), load(up + i, n - i)));
   }
 }
 

@@ -63,6 +63,14 @@ void rope_interleaved(float* x, int half, const float* cos, const float* sin) {
   }
 }
 
+// g / (1 + exp(-z)), where z has the sign of g.
+inline __m512 times_sigmoid(__m512 g, __m512 z) {
+  const __m512 e = exp_negative(_mm512_or_ps(z, _mm512_set1_ps(-0.0F)));
+  const __mmask16 positive = _mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_GE_OQ);
+  const __m512 numerator = _mm512_mask_mov_ps(_mm512_mul_ps(g, e), positive, g);
+  return _mm512_div_ps(numerator, _mm512_add_ps(_mm512_set1_ps(1.0F), e));
+}
+
 }  // namespace
 
 void rms_norm(const float* x, const float* w, int n, float eps, float* out) {
@@ -92,14 +100,17 @@ void add(float* x, const float* y, int n) {
 }
 
 void silu_mul(const float* gate, const float* up, int n, float* out) {
-  const __m512 one = _mm512_set1_ps(1.0F);
   for (int i = 0; i < n; i += kLanes) {
     const __m512 g = load(gate + i, n - i);
-    const __m512 e = exp_negative(_mm512_or_ps(g, _mm512_set1_ps(-0.0F)));
-    const __mmask16 positive = _mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_GE_OQ);
-    const __m512 numerator = _mm512_mask_mov_ps(_mm512_mul_ps(g, e), positive, g);
-    const __m512 silu = _mm512_div_ps(numerator, _mm512_add_ps(one, e));
-    store(out + i, n - i, _mm512_mul_ps(silu, load(up + i, n - i)));
+    store(out + i, n - i, _mm512_mul_ps(times_sigmoid(g, g), load(up + i, n - i)));
+  }
+}
+
+void gelu_mul(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i += kLanes) {
+    const __m512 g = load(gate + i, n - i);
+    const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(kGeluCube), _mm512_set1_ps(kGeluLinear));
+    store(out + i, n - i, _mm512_mul_ps(times_sigmoid(g, _mm512_mul_ps(g, slope)), load(up + i, n - i)));
   }
 }
 

@@ -38,6 +38,15 @@ void silu_mul(const float* gate, const float* up, int n, float* out) {
   }
 }
 
+void gelu_mul(const float* gate, const float* up, int n, float* out) {
+  for (int i = 0; i < n; i++) {
+    const float g = gate[i];
+    const float z = mul(g, fma(mul(g, g), kGeluCube, kGeluLinear));
+    const float e = exp_negative(as_float(as_bits(z) | 0x80000000));
+    out[i] = mul((g >= 0.0F ? g : mul(g, e)) / (1.0F + e), up[i]);
+  }
+}
+
 void rope(float* x, int rope_dim, const float* cos, const float* sin, bool interleaved) {
   const int half = rope_dim / 2;
   for (int i = 0; i < half; i++) {

@@ -157,19 +157,38 @@ TEST_F(Rows, ScaleAndAddAgree) {
   });
 }
 
-TEST_F(Rows, SiluAgrees) {
-  compare([](const Kernels& level, int n, float* x, float* y, float* out) {
-    if (n > 8) {
-      x[0] = 0.0F;
-      x[1] = -0.0F;
-      x[2] = 87.5F;
-      x[3] = -87.5F;
-      x[4] = kNaN;
-      x[5] = kInfinity;
-    }
-    level.silu_mul(x, y, n, out);
-    return 0.0F;
-  });
+TEST_F(Rows, SiluAndGeluAgree) {
+  for (auto gate : {&Kernels::silu_mul, &Kernels::gelu_mul}) {
+    compare([&](const Kernels& level, int n, float* x, float* y, float* out) {
+      if (n > 8) {
+        x[0] = 0.0F;
+        x[1] = -0.0F;
+        x[2] = 87.5F;
+        x[3] = -87.5F;
+        x[4] = kNaN;
+        x[5] = kInfinity;
+        x[6] = -kInfinity;
+        x[7] = -1e30F;  // its square is infinite
+      }
+      (level.*gate)(x, y, n, out);
+      return 0.0F;
+    });
+  }
+}
+
+TEST_F(Rows, GeluIsAccurateAndHasNoJump) {
+  const float one = 1.0F;
+  double worst = 0;
+  for (float g = -9.9F; g < 14.0F; g += 0x1.8p-11F) {
+    const double x = static_cast<double>(g);
+    const double z = 2 * std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+    float out;
+    scalar::gelu_mul(&g, &one, 1, &out);
+    // Relative, for negative values too, whose exp(z) carries the error of z. Below, exp is 0.
+    const double exact = x / (1 + std::exp(-z));
+    if (g != 0) worst = std::max(worst, std::fabs(static_cast<double>(out) / exact - 1) / (1 + std::fabs(z)));
+  }
+  EXPECT_LT(worst, 2.5e-7);
 }
 
 TEST_F(Rows, RopeAgrees) {
@@ -359,6 +378,12 @@ TEST_F(Rows, ResultsAreWhatTheFormulasSay) {
   for (std::size_t i = 0; i < kN; i++) {
     const double g = static_cast<double>(x[i]);
     EXPECT_NEAR(out[i], g / (1 + std::exp(-g)) * static_cast<double>(w[i]), 4e-6);
+  }
+  scalar::gelu_mul(x.data(), w.data(), kN, out.data());
+  for (std::size_t i = 0; i < kN; i++) {
+    const double g = static_cast<double>(x[i]);
+    const double u = std::sqrt(2 / std::acos(-1.0)) * (g + 0.044715 * g * g * g);
+    EXPECT_NEAR(out[i], 0.5 * g * (1 + std::tanh(u)) * static_cast<double>(w[i]), 4e-6);
   }
   for (bool interleaved : {false, true}) {
     std::vector<float> cos(kN / 2);

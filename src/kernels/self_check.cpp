@@ -221,6 +221,15 @@ void check_silu_mul(const Kernels& kernels, Digest& digest) {
   digest.add(out);
 }
 
+void check_gelu_mul(const Kernels& kernels, Digest& digest) {
+  Inputs inputs(15);
+  const auto gate = inputs.values(210, -10, 4);
+  const auto up = inputs.values(210, -10, 7);
+  std::vector<float> out(210);
+  kernels.gelu_mul(gate.data(), up.data(), 210, out.data());
+  digest.add(out);
+}
+
 void check_rope(const Kernels& kernels, Digest& digest) {
   constexpr int kDims = 76;
   Inputs inputs(8);
@@ -502,6 +511,7 @@ constexpr Check kChecks[] = {
     {"scale", check_scale, 0x5e8e233626919702},
     {"add", check_add, 0xbdcc1dd4955ebded},
     {"silu_mul", check_silu_mul, 0xd16343cd35a839e6},
+    {"gelu_mul", check_gelu_mul, 0xdcf9a3f88a016db1},
     {"rope", check_rope, 0xdf405df4df06f51d},
     {"store_q", check_store_q, 0xff3f433df7225378},
     {"store_k", check_store_k, 0x5a6cbf747ce5184e},

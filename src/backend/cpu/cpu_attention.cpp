@@ -60,6 +60,10 @@ Result<void> CpuAttention::reserve(HostArena& arena, const AttentionConfig& conf
     return Error{ErrorCode::unsupported,
                  fmt::format("{} query heads share a K/V head; at most {} can", group, kQueryRows)};
   }
+  if (config.head_dim > kMaxHeadDim) {
+    return Error{ErrorCode::unsupported,
+                 fmt::format("a head has {} elements; at most {} are possible", config.head_dim, kMaxHeadDim)};
+  }
   max_rows_ = rows;
   const auto dim = static_cast<std::size_t>(config.head_dim);
   const auto threads = static_cast<std::size_t>(pool_.threads());

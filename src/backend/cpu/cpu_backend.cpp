@@ -68,8 +68,11 @@ class CpuBackend final : public Backend {
   Result<void> reserve_logits(const Weight& head) override;
 
   void begin(const Step& step) override;
-  void embed(const Weight& table, Buffer& x) override;
+  void embed(const Weight& table, float scale, Buffer& x) override;
   void norm(const Buffer& x, const Vector& w, float eps, Activations& out) override;
+  void norm_add(Buffer& y, const Vector& w, float eps, Buffer& x) override;
+  void norm_heads(Buffer& qkv, const Vector& q_norm, const Vector& k_norm, float eps,
+                  const AttentionConfig& config) override;
   void linear(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) override {
     multiply(as<const CpuActivations>(a), rows(), as<const CpuWeight>(w), bias, as<CpuBuffer>(y).values,
              as<CpuBuffer>(y).columns, false);
@@ -295,10 +298,13 @@ void CpuBackend::quantise(CpuActivations& a, int row, int failed_row, const char
   }
 }
 
-void CpuBackend::embed(const Weight& table, Buffer& x) {
+void CpuBackend::embed(const Weight& table, float scale, Buffer& x) {
   const PackedMatrix& matrix = as<const CpuWeight>(table).parts.front().matrix;
   auto& out = as<CpuBuffer>(x);
-  each_row(rows(), [&](int r) { kernels_.embed_row(matrix, step_.tokens[static_cast<std::size_t>(r)], out.row(r)); });
+  each_row(rows(), [&](int r) {
+    kernels_.embed_row(matrix, step_.tokens[static_cast<std::size_t>(r)], out.row(r));
+    if (scale != 1.0F) kernels_.scale(out.row(r), out.columns, scale);
+  });
 }
 
 void CpuBackend::norm(const Buffer& x, const Vector& w, float eps, Activations& out) {
@@ -308,6 +314,28 @@ void CpuBackend::norm(const Buffer& x, const Vector& w, float eps, Activations& 
   each_row(rows(), [&](int r) {
     kernels_.rms_norm(in.row(r), weights.values, weights.n, eps, act.row(r));
     quantise(act, r, r, "a hidden state is NaN or infinite");
+  });
+}
+
+void CpuBackend::norm_add(Buffer& y, const Vector& w, float eps, Buffer& x) {
+  const auto& in = as<CpuBuffer>(y);
+  const auto& weights = as<const CpuVector>(w);
+  const auto& out = as<CpuBuffer>(x);
+  each_row(rows(), [&](int r) {
+    kernels_.rms_norm(in.row(r), weights.values, weights.n, eps, in.row(r));
+    kernels_.add(out.row(r), in.row(r), weights.n);
+  });
+}
+
+void CpuBackend::norm_heads(Buffer& qkv, const Vector& q_norm, const Vector& k_norm, float eps,
+                            const AttentionConfig& config) {
+  const auto& buffer = as<CpuBuffer>(qkv);
+  each_row(rows(), [&](int r) {
+    float* head = buffer.row(r);
+    for (int h = 0; h < config.heads + config.kv_heads; ++h, head += config.head_dim) {
+      const auto& weights = as<const CpuVector>(h < config.heads ? q_norm : k_norm);
+      kernels_.rms_norm(head, weights.values, config.head_dim, eps, head);
+    }
   });
 }
 
@@ -393,11 +421,12 @@ void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activat
   });
 }
 
-void CpuBackend::gate(const Buffer& gate_up, Gate, Activations& out) {
+void CpuBackend::gate(const Buffer& gate_up, Gate kind, Activations& out) {
   const auto& in = as<const CpuBuffer>(gate_up);
   auto& act = as<CpuActivations>(out);
+  const auto gate_mul = kind == Gate::gelu ? kernels_.gelu_mul : kernels_.silu_mul;
   each_row(rows(), [&](int r) {
-    kernels_.silu_mul(in.row(r), in.row(r) + act.columns, act.columns, act.row(r));
+    gate_mul(in.row(r), in.row(r) + act.columns, act.columns, act.row(r));
     quantise(act, r, r, "the feed-forward gate gave NaN or infinity");
   });
 }
