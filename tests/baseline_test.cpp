@@ -20,9 +20,9 @@ boost::json::value read_json(const std::string& path) {
   return boost::json::parse(text);
 }
 
-constexpr const char* kModels[] = {"llama-gqa",  "llama-rope3", "llama-f16",  "llama-bf16", "llama-q8_0",
-                                   "llama-q4_0", "llama-q4_1",  "llama-q5_0", "llama-q5_1", "llama-iq4_nl",
-                                   "llama-q4_k", "llama-q5_k",  "llama-q6_k"};
+constexpr const char* kModels[] = {
+    "llama-gqa",  "llama-rope3",  "llama-f16",  "llama-bf16", "llama-q8_0", "llama-q4_0", "llama-q4_1",   "llama-q5_0",
+    "llama-q5_1", "llama-iq4_nl", "llama-q4_k", "llama-q5_k", "llama-q6_k", "qwen2-bias", "qwen3-qknorm", "gemma3-swa"};
 
 std::string hash(const std::string& model, KvFormat kv, int activation_bits) {
   const std::string stem = std::string(DALSEGNO_GOLDEN) + "/tiny/" + model;

@@ -206,6 +206,11 @@ inline void add_layer(TestGguf& file, const TinyModel& model, std::uint32_t laye
   file.add_tensor(prefix + "ffn_gate.weight", model.type, {model.hidden, model.feed_forward});
   file.add_tensor(prefix + "ffn_up.weight", model.type, {model.hidden, model.feed_forward});
   file.add_tensor(prefix + "ffn_down.weight", model.type, {model.feed_forward, model.hidden});
+  if (model.architecture == "qwen2") {
+    file.add_tensor(prefix + "attn_q.bias", TensorType::f32, {q});
+    file.add_tensor(prefix + "attn_k.bias", TensorType::f32, {kv});
+    file.add_tensor(prefix + "attn_v.bias", TensorType::f32, {kv});
+  }
   if (model.architecture == "qwen3" || model.architecture == "gemma3") {
     file.add_tensor(prefix + "attn_q_norm.weight", TensorType::f32, {model.head_dim});
     file.add_tensor(prefix + "attn_k_norm.weight", TensorType::f32, {model.head_dim});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <span>
@@ -31,11 +32,14 @@ constexpr double kMinRopeBase = 1.0;
 constexpr double kMaxRopeBase = 1e15;
 constexpr double kMaxRopeFactor = 65536.0;
 constexpr double kMinNormEps = 1e-20;
-// One SIMD register of 16 f32 lanes along a head.
+// One SIMD register of 16 f32 lanes along a head, and the longest head that attention has room for.
 constexpr int kHeadDimStep = 16;
-// Gemma 3: every sixth layer looks back without limit, the others use this base.
-constexpr std::int64_t kGemmaWindowPattern = 6;
+constexpr int kMostHeadDim = 256;
+// Gemma 3, where the file does not say otherwise: every sixth layer looks back without limit.
+constexpr std::int64_t kGemmaFullAttentionEvery = 6;
 constexpr double kGemmaWindowBase = 10000.0;
+// The one Gemma 3 whose scores are not scaled by its head_dim: 27B, and files do not say so.
+constexpr int kGemma27Layers = 62;
 
 // A tensor of each layer. outputs 0: a vector of `inputs` values.
 struct LayerTensor {
@@ -104,7 +108,7 @@ class ConfigReader {
   Result<void> read_rope();
   Result<void> read_rope_scaling();
   Result<void> refuse_unknown_arithmetic() const;
-  Result<void> refuse_other_window_layout() const;
+  Result<void> read_window_layout();
   Result<void> read_vocabulary();
   Result<void> check_tokens() const;
   Result<void> check_layers();
@@ -207,6 +211,10 @@ Result<void> ConfigReader::read_head_dim() {
     return corrupt("{} heads of {} elements, expected at most {} in all", config_.heads, key_length, kMaxWidth);
   }
   config_.head_dim = key_length;
+  const bool by_hidden = config_.architecture == "gemma3" && config_.layers == kGemma27Layers;
+  const float divisor = by_hidden ? static_cast<float>(config_.hidden) / static_cast<float>(config_.heads)
+                                  : static_cast<float>(key_length);
+  config_.attention_scale = 1.0F / std::sqrt(divisor);
   return {};
 }
 
@@ -216,29 +224,28 @@ Result<void> ConfigReader::read_window() {
     return corrupt("key '{}' is {}, expected 0 (none) to {}", key("attention.sliding_window"), window,
                    std::numeric_limits<int>::max());
   }
-  config_.sliding_window = static_cast<int>(window);
-  if (config_.architecture == "gemma3") return refuse_other_window_layout();
+  if (config_.architecture == "gemma3") {
+    config_.sliding_window = static_cast<int>(window);
+    return read_window_layout();
+  }
   if (window != 0 && window < config_.context) {
     return unsupported("key '{}' is {}, expected none in architecture {}", key("attention.sliding_window"), window,
                        config_.architecture);
   }
-  config_.sliding_window = 0;
   return {};
 }
 
-Result<void> ConfigReader::refuse_other_window_layout() const {
+Result<void> ConfigReader::read_window_layout() {
   const std::string pattern_key = key("attention.sliding_window_pattern");
   if (file_.array_length(pattern_key)) {
-    return unsupported("key '{}' is an array, expected {}", pattern_key, kGemmaWindowPattern);
+    return unsupported("key '{}' is an array, expected n, where every n-th layer looks back without limit",
+                       pattern_key);
   }
-  DALSEGNO_ASSIGN(pattern, file_.integer_or(pattern_key, kGemmaWindowPattern));
-  if (pattern != kGemmaWindowPattern) {
-    return unsupported("key '{}' is {}, expected {}", pattern_key, pattern, kGemmaWindowPattern);
-  }
-  DALSEGNO_ASSIGN(base, file_.number_or(key("rope.freq_base_swa"), kGemmaWindowBase));
-  if (base != kGemmaWindowBase) {
-    return unsupported("key '{}' is {}, expected {}", key("rope.freq_base_swa"), base, kGemmaWindowBase);
-  }
+  DALSEGNO_ASSIGN(every, file_.integer_or(pattern_key, kGemmaFullAttentionEvery));
+  DALSEGNO_ASSIGN(bounded_every, bounded(pattern_key, every, kMaxLayers));
+  config_.full_attention_every = bounded_every;
+  DALSEGNO_ASSIGN(base, number_or("rope.freq_base_swa", kGemmaWindowBase, kMinRopeBase, kMaxRopeBase));
+  config_.window_rope_base = base;
   return {};
 }
 
@@ -337,15 +344,18 @@ std::vector<LayerTensor> ConfigReader::layer_tensors() const {
       {"attn_k.weight", c.hidden, kv, true},
       {"attn_v.weight", c.hidden, kv, true},
       {"attn_output.weight", q, c.hidden, true},
-      {"attn_q.bias", q, 0, false},
-      {"attn_k.bias", kv, 0, false},
-      {"attn_v.bias", kv, 0, false},
-      {"attn_output.bias", c.hidden, 0, false},
       {"ffn_norm.weight", c.hidden, 0, true},
       {"ffn_gate.weight", c.hidden, c.feed_forward, true},
       {"ffn_up.weight", c.hidden, c.feed_forward, true},
       {"ffn_down.weight", c.feed_forward, c.hidden, true},
   };
+  if (c.architecture == "llama" || c.architecture == "qwen2") {
+    const bool required = c.architecture == "qwen2";
+    out.push_back({"attn_q.bias", q, 0, required});
+    out.push_back({"attn_k.bias", kv, 0, required});
+    out.push_back({"attn_v.bias", kv, 0, required});
+  }
+  if (c.architecture == "llama") out.push_back({"attn_output.bias", c.hidden, 0, false});
   if (c.architecture == "qwen3" || c.architecture == "gemma3") {
     out.push_back({"attn_q_norm.weight", c.head_dim, 0, true});
     out.push_back({"attn_k_norm.weight", c.head_dim, 0, true});
@@ -418,8 +428,9 @@ Result<void> ConfigReader::check_rope_divisors() const {
 }
 
 Result<void> ConfigReader::check_limits() const {
-  if (config_.head_dim % kHeadDimStep == 0) return {};
-  return unsupported("a head has {} elements, expected a multiple of {}", config_.head_dim, kHeadDimStep);
+  if (config_.head_dim % kHeadDimStep == 0 && config_.head_dim <= kMostHeadDim) return {};
+  return unsupported("a head has {} elements, expected a multiple of {} up to {}", config_.head_dim, kHeadDimStep,
+                     kMostHeadDim);
 }
 
 }  // namespace

@@ -24,9 +24,14 @@ struct ModelConfig {
   float norm_eps = 0;
   int rope_dims = 0;
   float rope_base = 10000.0F;
-  float rope_position_scale = 1.0F;  // 1 / factor of linear scaling
-  int sliding_window = 0;            // 0: none
-  bool tied_output = false;          // no "output.weight": the embedding serves
+  float rope_position_scale = 1.0F;   // 1 / factor of linear scaling
+  int sliding_window = 0;             // of windowed layers: a token sees itself and the window - 1 before it; 0: none
+  int full_attention_every = 1;       // layers n - 1, 2n - 1, ... look back without limit, the others are windowed
+  float window_rope_base = 10000.0F;  // of windowed layers, whose positions are not scaled
+  float attention_scale = 0;          // scores are multiplied by it
+  bool tied_output = false;           // no "output.weight": the embedding serves
+
+  [[nodiscard]] bool windowed(int layer) const { return sliding_window > 0 && (layer + 1) % full_attention_every != 0; }
 };
 
 // Architectures whose config is understood; only those with a row in model/registry.cpp also run.

@@ -72,6 +72,10 @@ TEST(Config, ReadsTheGoldenModels) {
   const auto gemma = golden("gemma3-swa");
   ASSERT_TRUE(gemma.ok()) << gemma.error().message;
   EXPECT_EQ(gemma->sliding_window, 64);
+  for (int layer = 0; layer < 8; ++layer) EXPECT_EQ(gemma->windowed(layer), layer != 5) << layer;
+  EXPECT_EQ(gemma->rope_base, 1e6F);
+  EXPECT_EQ(gemma->window_rope_base, 1e4F);
+  EXPECT_EQ(gemma->attention_scale, 0.125F);
   EXPECT_EQ(gemma->rope_dims, 64);
   EXPECT_TRUE(gemma->tied_output);
   for (const char* name :
@@ -210,8 +214,13 @@ TEST(Config, TheVocabularyIsOneSize) {
   });
 }
 
-TEST(Config, EveryTensorMustBeThereInItsShape) {
-  const TestGguf whole = tiny_model({.architecture = "gemma3"});
+class ConfigOf : public ::testing::TestWithParam<std::string> {};
+
+INSTANTIATE_TEST_SUITE_P(EachArchitecture, ConfigOf, ::testing::Values("llama", "qwen2", "qwen3", "gemma3"));
+
+TEST_P(ConfigOf, EveryTensorMustBeThereInItsShape) {
+  const TestGguf whole = tiny_model({.architecture = GetParam()});
+  ASSERT_TRUE(config_of(whole).ok()) << config_of(whole).error().message;
   for (const TestTensor& tensor : whole.tensors) {
     TestGguf without = whole;
     without.remove_tensor(tensor.name);
@@ -228,6 +237,23 @@ TEST(Config, EveryTensorMustBeThereInItsShape) {
     ASSERT_FALSE(reshaped.ok()) << tensor.name;
     EXPECT_EQ(reshaped.error().code, ErrorCode::corrupt);
     EXPECT_THAT(reshaped.error().message, HasSubstr("'" + tensor.name + "' has the dimensions"));
+  }
+}
+
+// A tensor that another architecture would use must not be ignored.
+TEST(Config, ATensorOfAnotherArchitectureHasNoPlace) {
+  const std::pair<const char*, const char*> strangers[] = {
+      {"llama", "attn_q_norm.weight"}, {"qwen2", "attn_output.bias"},     {"qwen2", "attn_k_norm.weight"},
+      {"qwen3", "attn_q.bias"},        {"qwen3", "post_ffw_norm.weight"}, {"gemma3", "attn_v.bias"},
+  };
+  for (const auto& [architecture, tensor] : strangers) {
+    TestGguf source = tiny_model({.architecture = architecture, .hidden = 32, .heads = 2, .kv_heads = 2});
+    ASSERT_TRUE(config_of(source).ok()) << config_of(source).error().message;
+    source.add_tensor(std::string("blk.0.") + tensor, TensorType::f32, {32});
+    const auto config = config_of(source);
+    ASSERT_FALSE(config.ok()) << architecture << " " << tensor;
+    EXPECT_EQ(config.error().code, ErrorCode::unsupported);
+    EXPECT_THAT(config.error().message, HasSubstr("no place in architecture " + std::string(architecture)));
   }
 }
 
@@ -269,17 +295,53 @@ TEST(Config, WellFormedButBeyondThisVersion) {
       {"window", ErrorCode::unsupported, {"sliding_window"}, set("llama.attention.sliding_window", u32(64))},
       {"other architecture", ErrorCode::unsupported, {"'mamba'", "gemma3"}, set("general.architecture", text("mamba"))},
   });
-  expect_refused(
-      {{"window pattern",
-        ErrorCode::unsupported,
-        {"pattern", "is 4"},
-        set("gemma3.attention.sliding_window_pattern", u32(4))},
-       {"window base", ErrorCode::unsupported, {"freq_base_swa"}, set("gemma3.rope.freq_base_swa", f32(5e5F))}},
-      {.architecture = "gemma3"});
+  expect_refused({{"pattern by layer",
+                   ErrorCode::unsupported,
+                   {"pattern", "an array"},
+                   set("gemma3.attention.sliding_window_pattern", numbers(GgufType::i32, std::vector<int>{1, 0}))},
+                  {"pattern of nothing",
+                   ErrorCode::corrupt,
+                   {"pattern", "is 0"},
+                   set("gemma3.attention.sliding_window_pattern", u32(0))},
+                  {"window base", ErrorCode::corrupt, {"freq_base_swa"}, set("gemma3.rope.freq_base_swa", f32(0.5F))},
+                  {"capped scores",
+                   ErrorCode::unsupported,
+                   {"attn_logit_softcapping"},
+                   set("gemma3.attn_logit_softcapping", f32(50.0F))}},
+                 {.architecture = "gemma3"});
   const auto odd = config_of(tiny_model({.type = TensorType::f32, .hidden = 24, .head_dim = 12}));
   ASSERT_FALSE(odd.ok());
   EXPECT_EQ(odd.error().code, ErrorCode::unsupported);
   EXPECT_THAT(odd.error().message, HasSubstr("multiple of 16"));
+  EXPECT_TRUE(config_of(tiny_model({.architecture = "qwen3", .head_dim = 256})).ok());
+  const auto wide = config_of(tiny_model({.architecture = "qwen3", .head_dim = 272}));
+  ASSERT_FALSE(wide.ok());
+  EXPECT_EQ(wide.error().code, ErrorCode::unsupported);
+  EXPECT_THAT(wide.error().message, HasSubstr("272 elements"));
+}
+
+TEST(Config, GemmaSaysWhichLayersAreWindowed) {
+  TestGguf source = tiny_model({.architecture = "gemma3", .layers = 7});
+  const auto without = config_of(source);
+  ASSERT_TRUE(without.ok()) << without.error().message;
+  for (int layer = 0; layer < 7; ++layer) EXPECT_FALSE(without->windowed(layer));
+  source.set("gemma3.attention.sliding_window", u32(32));
+  source.set("gemma3.attention.sliding_window_pattern", u32(3));
+  source.set("gemma3.rope.freq_base_swa", f32(5e5F));
+  const auto config = config_of(source);
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->sliding_window, 32);
+  EXPECT_EQ(config->window_rope_base, 5e5F);
+  for (int layer = 0; layer < 7; ++layer) EXPECT_EQ(config->windowed(layer), layer != 2 && layer != 5) << layer;
+}
+
+// 27B alone divides scores by the root of hidden / heads, and no key says so.
+TEST(Config, GemmaScalesScoresByTheHeadExceptIn27B) {
+  const TinyModel small{.architecture = "gemma3", .layers = 2, .hidden = 64, .head_dim = 16};
+  EXPECT_EQ(config_of(tiny_model(small))->attention_scale, 0.25F);
+  TinyModel large = small;
+  large.layers = 62;
+  EXPECT_EQ(config_of(tiny_model(large))->attention_scale, 1.0F / std::sqrt(32.0F));
 }
 
 TEST(Config, AWindowAsWideAsTheContextIsNone) {

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include "gguf/printable.hpp"
+#include "model/gemma3.hpp"
 #include "model/llama.hpp"
+#include "model/qwen2.hpp"
+#include "model/qwen3.hpp"
 
 namespace dalsegno {
 namespace {
@@ -18,6 +21,9 @@ struct Row {
 // One row per architecture that runs.
 constexpr Row kArchitectures[] = {
     {"llama", load_llama},
+    {"qwen2", load_qwen2},
+    {"qwen3", load_qwen3},
+    {"gemma3", load_gemma3},
 };
 
 const Row* find(const std::string& architecture) {
@@ -56,12 +62,14 @@ std::uint64_t work_bytes_estimate(const ModelConfig& config, int activation_bits
   const auto inner = static_cast<std::uint64_t>(config.feed_forward);
   // Four bytes a value; what is quantised too has a code of one or two bytes more, and per group of 32 a scale
   // of four bytes and as many of sums as four codes.
-  const std::uint64_t plain = 4 * rows * (hidden + width + 2 * kv_width + 2 * inner + width);
+  const std::uint64_t residuals = config.architecture == "gemma3" ? 2 : 1;
+  const std::uint64_t plain = 4 * rows * (residuals * hidden + width + 2 * kv_width + 2 * inner + width);
   const std::uint64_t code = activation_bits == 16 ? 2 : 1;
   const std::uint64_t values = rows * (hidden + width + inner);
   const std::uint64_t quantised = values * (4 + code) + values / 32 * (4 + 4 * code);
+  const std::uint64_t tables = config.sliding_window > 0 ? 2 : 1;
   const std::uint64_t rope =
-      4 * static_cast<std::uint64_t>(config.context) * static_cast<std::uint64_t>(config.rope_dims);
+      4 * tables * static_cast<std::uint64_t>(config.context) * static_cast<std::uint64_t>(config.rope_dims);
   return plain + quantised + rope + 4 * kLogitRows * static_cast<std::uint64_t>(config.vocabulary);
 }
 

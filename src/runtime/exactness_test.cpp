@@ -145,7 +145,8 @@ std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvF
 }
 
 INSTANTIATE_TEST_SUITE_P(TinyModels, Exactness,
-                         ::testing::Combine(::testing::Values("llama-gqa", "llama-rope3", "llama-q4_1", "llama-q6_k"),
+                         ::testing::Combine(::testing::Values("llama-gqa", "llama-rope3", "llama-q4_1", "llama-q6_k",
+                                                              "qwen2-bias", "qwen3-qknorm", "gemma3-swa"),
                                             ::testing::Values(KvFormat::bf16, KvFormat::f32), ::testing::Values(8)),
                          test_name);
 // Only quantised weights know the difference.

@@ -21,11 +21,13 @@ struct Piece {
 };
 
 std::array<std::byte, 32> hash_of(const GgufFile& file, const ModelConfig& config, ThreadPool& pool) {
-  std::string table =
-      fmt::format("{} layers {} hidden {} ff {} heads {} kv {} dim {} vocab {} eps {:a} rope {} {:a} {:a} window {}\n",
-                  config.architecture, config.layers, config.hidden, config.feed_forward, config.heads, config.kv_heads,
-                  config.head_dim, config.vocabulary, config.norm_eps, config.rope_dims, config.rope_base,
-                  config.rope_position_scale, config.sliding_window);
+  std::string table = fmt::format(
+      "{} layers {} hidden {} ff {} heads {} kv {} dim {} vocab {} eps {:a} rope {} {:a} {:a} "
+      "window {} {} {:a} scale {:a}\n",
+      config.architecture, config.layers, config.hidden, config.feed_forward, config.heads, config.kv_heads,
+      config.head_dim, config.vocabulary, config.norm_eps, config.rope_dims, config.rope_base,
+      config.rope_position_scale, config.sliding_window, config.full_attention_every, config.window_rope_base,
+      config.attention_scale);
   std::vector<Piece> pieces;
   for (const GgufTensor& tensor : file.tensors()) {
     table +=

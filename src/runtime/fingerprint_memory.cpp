@@ -13,7 +13,7 @@ namespace dalsegno {
 namespace {
 
 // Changed whenever fingerprint() hashes something else.
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 constexpr std::uint64_t kSmall = 16U << 20;      // bytes; hashed in about 5 ms
 constexpr std::int64_t kRecent = 2'000'000'000;  // ns; the coarsest times of common file systems
 

@@ -33,8 +33,9 @@ class OneHash(program.ProgramTest):
         self.assert_one_hash(runs)
 
     def test_for_cpu_levels_weights_and_kv_formats(self):
-        for kind in ("gqa", "q4_1", "q6_k", "bf16"):
-            model = TINY.parent / f"llama-{kind}.gguf"
+        kinds = ("llama-gqa", "llama-q4_1", "llama-q6_k", "llama-bf16", "qwen2-bias", "qwen3-qknorm", "gemma3-swa")
+        for kind in kinds:
+            model = TINY.parent / f"{kind}.gguf"
             for words in (["--kv", "bf16"], ["--kv", "f32"], ["--activations", "16"]):
                 runs = [self.score(*words, model=model, env={"DALSEGNO_CPU": level}) for level in self.levels()]
                 self.assertGreaterEqual(len(runs), 1)

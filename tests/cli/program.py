@@ -25,11 +25,19 @@ SMOLLM2 = models_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf"
 GEMMA3 = models_folder() / "gemma-3-270m-q4_k_m.gguf"
 
 
-def need_smollm2():
-    """For a test file about the real model: without it the whole file is skipped."""
-    if not SMOLLM2.is_file():
-        print(f"skipped: {SMOLLM2} is not there; run: make models")
+def need(model):
+    """For a test file about a real model: without it the whole file is skipped."""
+    if not model.is_file():
+        print(f"skipped: {model} is not there; run: make models")
         sys.exit(SKIPPED)
+
+
+def need_smollm2():
+    need(SMOLLM2)
+
+
+def need_gemma3():
+    need(GEMMA3)
 
 
 def golden_lines(name):

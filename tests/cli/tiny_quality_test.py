@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The tiny llama models of every weight type against their reference logits."""
+"""The tiny models of every weight type and architecture against their reference logits."""
 
 import json
 import statistics
@@ -10,17 +10,18 @@ import quality
 from program import TINY
 
 VOCABULARY = 264
-EXACT = ("gqa", "rope3", "f16", "bf16")  # float32 activations: nothing is rounded but K and V
-ROUNDED = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q4_k", "q5_k", "q6_k")
+# Float32 activations: nothing is rounded but K and V.
+EXACT = ("llama-gqa", "llama-rope3", "llama-f16", "llama-bf16", "qwen2-bias", "qwen3-qknorm", "gemma3-swa")
+ROUNDED = tuple(f"llama-{kind}" for kind in ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q4_k", "q5_k", "q6_k"))
 
 
 class TinyQuality(program.ProgramTest):
     def log_probs(self, kind, *words):
         """(reference, ours), each a list of the whole vocabulary's log-probabilities per position."""
-        golden = json.loads((TINY.parent / f"llama-{kind}.json").read_text(encoding="ascii"))
+        golden = json.loads((TINY.parent / f"{kind}.json").read_text(encoding="ascii"))
         at = ",".join(map(str, golden["at"]))
         words = ["--ids", self.ids_file(golden["ids"]), "--at", at, "--top", VOCABULARY, *words]
-        score = self.one_json("score", "-m", TINY.parent / f"llama-{kind}.gguf", *words)
+        score = self.one_json("score", "-m", TINY.parent / f"{kind}.gguf", *words)
         ours = [[table[i] for i in range(VOCABULARY)] for table in quality.tables(score)]
         return [quality.log_softmax(logits) for logits in golden["logits"]], ours
 

@@ -4,6 +4,7 @@
 import subprocess
 import unittest
 
+import gguf_edit
 import program
 from program import BINARY, TINY
 
@@ -106,10 +107,18 @@ class Usage(program.ProgramTest):
         path.write_text("not json\n", encoding="ascii")
         self.assert_error(1, ["run", "-m", TINY, "--messages", path], "talk.jsonl")
 
-    def test_an_architecture_that_does_not_run_yet(self):
-        gemma = TINY.parent / "gemma3-swa.gguf"
-        self.assert_error(1, ["run", "-m", gemma, "--raw", "--prompt", "x"], "gemma3")
-        self.assertIn("gemma3", self.output("inspect", "-m", gemma))
+    def test_an_architecture_that_is_not_supported(self):
+        other = self.folder / "other.gguf"
+        other.write_bytes(gguf_edit.variant(TINY, {"general.architecture": "mamba"}))
+        self.assert_error(1, ["run", "-m", other, "--raw", "--prompt", "x"], "mamba", "llama, qwen2, qwen3, gemma3")
+        self.assertIn("mamba", self.output("inspect", "-m", other))
+
+    def test_every_architecture_continues_text(self):
+        for name in ("llama-gqa", "qwen2-bias", "qwen3-qknorm", "gemma3-swa"):
+            model = TINY.parent / f"{name}.gguf"
+            reply = self.one_json("run", "-m", model, "--raw", "--prompt", "abc", "--max-tokens", 5, "--temperature", 0)
+            self.assertLessEqual(reply["usage"]["reply_tokens"], 5)
+            self.assert_error(1, ["chat", "-m", model], "no chat template", "run --raw")
 
     def test_a_reader_who_leaves_is_no_error(self):
         words = [BINARY, "run", "-m", str(TINY), "--raw", "--prompt", "abc", "--max-tokens", "400"]

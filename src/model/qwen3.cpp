@@ -1,0 +1,60 @@
+#include "model/qwen3.hpp"
+
+#include <utility>
+
+#include "model/decoder.hpp"
+#include "model/weights.hpp"
+
+namespace dalsegno {
+namespace {
+
+class Qwen3 final : public Model {
+ public:
+  Qwen3(Decoder decoder, Backend& backend) : decoder_(std::move(decoder)), backend_(backend) {}
+
+  Result<void> make_rope(const ModelLimits& limits);
+
+  void forward(const Step& step, const Backend::LogitSink& sink) override {
+    const Decoder& d = decoder_;
+    const float eps = d.config.norm_eps;
+    backend_.begin(step);
+    backend_.embed(*d.embedding, 1.0F, *d.x);
+    for (const DecoderLayer& layer : d.layers) {
+      backend_.norm(*d.x, *layer.attention_norm, eps, *d.normed);
+      backend_.linear(*d.normed, *layer.qkv, nullptr, *d.qkv);
+      backend_.norm_heads(*d.qkv, *layer.q_norm, *layer.k_norm, eps, layer.attention);
+      backend_.rope_and_store(*d.qkv, *rope_, layer.attention);
+      backend_.attention(*d.qkv, layer.attention, *d.attended);
+      backend_.linear_add(*d.attended, *layer.output, nullptr, *d.x);
+
+      backend_.norm(*d.x, *layer.ffn_norm, eps, *d.normed);
+      backend_.linear(*d.normed, *layer.gate_up, nullptr, *d.gate_up);
+      backend_.gate(*d.gate_up, Gate::silu, *d.gated);
+      backend_.linear_add(*d.gated, *layer.down, nullptr, *d.x);
+    }
+    backend_.logits(*d.x, *d.final_norm, eps, d.head(), sink);
+  }
+
+ private:
+  const Decoder decoder_;
+  Backend& backend_;
+  std::unique_ptr<RopeTable> rope_;
+};
+
+Result<void> Qwen3::make_rope(const ModelLimits& limits) {
+  const ModelConfig& config = decoder_.config;
+  const RopeConfig rope{config.rope_dims, config.rope_base, config.rope_position_scale};
+  return put(rope_, backend_.make_rope(rope, limits.positions));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> load_qwen3(const GgufFile& file, const ModelConfig& config, const ModelLimits& limits,
+                                          Backend& backend) {
+  DALSEGNO_ASSIGN(decoder, load_decoder(file, config, limits, backend));
+  auto model = std::make_unique<Qwen3>(std::move(decoder), backend);
+  DALSEGNO_TRY(model->make_rope(limits));
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+}  // namespace dalsegno
