@@ -30,10 +30,10 @@ class Sequence {
   Sequence(KvFormat format, int head_dim, int keys, int spare_pages)
       : layout_{.format = format, .layers = 1, .kv_heads = 1, .head_dim = head_dim} {
     const int count = (keys + kBlockTokens - 1) / kBlockTokens;
-    const std::size_t bytes = layout_.block_bytes() * static_cast<std::size_t>(count + spare_pages);
+    const std::size_t bytes = layout_.page_bytes() * static_cast<std::size_t>(count + spare_pages);
     memory_.reset(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
     for (int i = 0; i < count + spare_pages; i++) {
-      pages_.push_back(memory_.get() + static_cast<std::size_t>(i) * layout_.block_bytes());
+      pages_.push_back(memory_.get() + static_cast<std::size_t>(i) * layout_.page_bytes());
     }
     std::shuffle(pages_.begin(), pages_.end(), random_);
     std::normal_distribution<float> normal;
@@ -141,7 +141,7 @@ void decode(benchmark::State& state, const Kernels& level, KvFormat format, int 
   const FloatState float_state;
   const auto keys = static_cast<int>(state.range(0));
   constexpr std::size_t kColdBytes = 192U << 20;
-  const std::size_t page_bytes = KvLayout{format, 1, 1, head_dim}.block_bytes();
+  const std::size_t page_bytes = KvLayout{format, 1, 1, head_dim}.page_bytes();
   Sequence cold(format, head_dim, keys, static_cast<int>(kColdBytes / page_bytes));
   cold.make_queries(1, keys);
   if (const char* wrong = cold.check(level); wrong != nullptr) return state.SkipWithError(wrong);

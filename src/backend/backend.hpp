@@ -73,7 +73,7 @@ struct Step {
 };
 
 struct AttentionConfig {
-  int layer = 0;  // of the model; the K/V layout knows its group
+  int layer = 0;  // of the model; the K/V layout knows its place
   int heads = 0;
   int kv_heads = 0;
   int head_dim = 0;

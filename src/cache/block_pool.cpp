@@ -116,7 +116,25 @@ std::byte* BlockPool::address(PageId page) const {
   return base_.get() + std::uint64_t{index(page)} * stride_;
 }
 
-std::optional<PageId> BlockPool::allocate() {
+std::optional<PageId> BlockPool::allocate(int count) {
+  std::uint32_t first = kNone;
+  for (; count > 0; --count) {
+    const std::optional<std::uint32_t> page = allocate_page();
+    if (!page) {
+      while (first != kNone) {
+        const std::uint32_t next = next_[first];
+        take_back(first);
+        first = next;
+      }
+      return std::nullopt;
+    }
+    if (first != kNone) references_[first] = kChained;
+    next_[*page] = std::exchange(first, *page);
+  }
+  return PageId{first};
+}
+
+std::optional<std::uint32_t> BlockPool::allocate_page() {
   for (; first_open_ < extents_.size(); ++first_open_) {
     const Extent& extent = extents_[first_open_];
     if (extent.free_head != kNone || extent.fresh < extent.committed) return lend_from(first_open_);
@@ -125,7 +143,7 @@ std::optional<PageId> BlockPool::allocate() {
   return lend_from(first_open_);
 }
 
-std::optional<PageId> BlockPool::lend_from(std::uint32_t number) {
+std::optional<std::uint32_t> BlockPool::lend_from(std::uint32_t number) {
   Extent& extent = extents_[number];
   std::uint32_t page = extent.free_head;
   if (page != kNone) {
@@ -137,7 +155,7 @@ std::optional<PageId> BlockPool::lend_from(std::uint32_t number) {
   references_[page] = 1;
   ++extent.used;
   ++used_;
-  return PageId{page};
+  return page;
 }
 
 // Makes memory of the first extent that is not all memory yet: all of it, or as much as the budget has left.
@@ -177,14 +195,24 @@ bool BlockPool::touch_ahead(std::uint32_t number) {
 }
 
 void BlockPool::retain(PageId page) {
-  assert(references_[index(page)] > 0);
+  assert(references_[index(page)] > 0 && references_[index(page)] != kChained);
   ++references_[index(page)];
 }
 
 std::uint32_t BlockPool::release(PageId page) {
   const std::uint32_t at = index(page);
-  assert(references_[at] > 0);
+  assert(references_[at] > 0 && references_[at] != kChained);
   if (--references_[at] > 0) return references_[at];
+  for (std::uint32_t member = at; member != kNone;) {
+    const std::uint32_t next = next_[member];
+    take_back(member);
+    member = next;
+  }
+  return 0;
+}
+
+void BlockPool::take_back(std::uint32_t at) {
+  references_[at] = 0;
   const std::uint32_t number = at / pages_per_extent_;
   Extent& extent = extents_[number];
   next_[at] = std::exchange(extent.free_head, at);
@@ -196,7 +224,6 @@ std::uint32_t BlockPool::release(PageId page) {
     const auto is_empty = [](const Extent& e) { return e.committed > 0 && e.used == 0; };
     if (std::count_if(extents_.begin(), extents_.end(), is_empty) > 1) give_back(number);
   }
-  return 0;
 }
 
 std::uint64_t BlockPool::available() const {
@@ -222,6 +249,15 @@ void BlockPool::give_back(std::uint32_t number) {
 std::string BlockPool::check_invariants() const {
   std::uint64_t used = 0;
   std::uint64_t committed = 0;
+  std::uint64_t in_chains = 0;
+  for (std::uint32_t page = 0; page < ids_end(); ++page) {
+    if (references_[page] == 0 || references_[page] == kChained) continue;
+    ++in_chains;
+    for (std::uint32_t at = next_[page]; at != kNone && in_chains <= used_; at = next_[at], ++in_chains) {
+      if (references_[at] != kChained) return fmt::format("page {} is in a chain though free or a first page", at);
+    }
+  }
+  if (in_chains != used_) return "pages are lent that no chain holds, or chains share pages";
   for (std::uint32_t number = 0; number < extents_.size(); ++number) {
     const Extent& extent = extents_[number];
     const std::uint32_t first = number * pages_per_extent_;

@@ -24,13 +24,14 @@ struct BlockPoolOptions {
   std::uint64_t extent_bytes = 64ULL << 20;  // rounded to whole pages, ours and the operating system's
 };
 
-// BlockPool lends fixed-size pages and takes them back when nobody refers to them any more. It
-// never picks a victim: when nothing is free and the budget gives no more, allocate() fails.
+// BlockPool lends fixed-size pages, one or a chain of several at a time, and takes them back when nobody refers to
+// them any more. It never picks a victim: when nothing is free and the budget gives no more, allocate() fails.
 // Memory: address space for all pages is mapped once; it becomes memory extent by extent, each
 // reserved from the budget before, and is given back by extent, when one is empty and another is too.
 // A page never lent before holds zeros, any other what was last written.
 // Threads: engine thread only.
-// Invariant: a page has references, or is in its extent's free list, or was never lent: exactly one.
+// Invariant: a page has references, or is in the chain of one that has, or in its extent's free list, or was never
+// lent: exactly one.
 class BlockPool {
  public:
   // Errors: invalid_argument, exhausted (the budget or the address space cannot hold the bookkeeping).
@@ -40,13 +41,18 @@ class BlockPool {
   // Distance between pages.
   [[nodiscard]] static constexpr std::size_t stride_of(std::size_t page_bytes) { return (page_bytes + 63) / 64 * 64; }
 
-  // A page with one reference.
-  [[nodiscard]] std::optional<PageId> allocate();
+  // A chain of `count` pages, wherever they lie; its first page stands for all of them and has one reference.
+  [[nodiscard]] std::optional<PageId> allocate(int count = 1);
   void retain(PageId page);
-  // Returns the references left; at zero the page is free.
+  // Returns the references left; at zero the chain is free.
   std::uint32_t release(PageId page);
+  // The page after this one of a chain that is lent, or kNoPage.
+  [[nodiscard]] PageId next(PageId page) const { return PageId{next_[index(page)]}; }
 
-  [[nodiscard]] std::uint32_t references(PageId page) const { return references_[index(page)]; }
+  // 0: free, or within a chain.
+  [[nodiscard]] std::uint32_t references(PageId page) const {
+    return references_[index(page)] == kChained ? 0 : references_[index(page)];
+  }
   [[nodiscard]] std::byte* address(PageId page) const;
   [[nodiscard]] std::uint32_t used() const { return used_; }
   [[nodiscard]] std::uint32_t limit() const { return limit_; }
@@ -61,6 +67,7 @@ class BlockPool {
   [[nodiscard]] std::string check_invariants() const;
 
  private:
+  static constexpr std::uint32_t kChained = 0xFFFFFFFFU;
   struct Unmap {
     std::uint64_t bytes;
     void operator()(std::byte* base) const;
@@ -80,7 +87,9 @@ class BlockPool {
   [[nodiscard]] static constexpr std::uint32_t index(PageId page) { return static_cast<std::uint32_t>(page); }
   [[nodiscard]] std::uint32_t capacity_of(std::uint32_t extent) const;
   [[nodiscard]] std::byte* base_of(std::uint32_t extent) const;
-  [[nodiscard]] std::optional<PageId> lend_from(std::uint32_t extent);
+  [[nodiscard]] std::optional<std::uint32_t> allocate_page();
+  [[nodiscard]] std::optional<std::uint32_t> lend_from(std::uint32_t extent);
+  void take_back(std::uint32_t page);
   bool grow();
   bool touch_ahead(std::uint32_t extent);
   void give_back(std::uint32_t extent);
@@ -93,8 +102,8 @@ class BlockPool {
   const Reservation bookkeeping_;
   const std::unique_ptr<std::byte, Unmap> base_;
   // engine thread only
-  std::vector<std::uint32_t> references_;  // [ids_end], with room for limit
-  std::vector<std::uint32_t> next_;        // the same; next free page of the same extent
+  std::vector<std::uint32_t> references_;  // [ids_end], with room for limit; kChained within a chain
+  std::vector<std::uint32_t> next_;        // the same; next free page of the same extent, or page of the chain
   std::vector<Extent> extents_;
   std::uint32_t used_ = 0;
   std::uint32_t committed_ = 0;

@@ -1,5 +1,6 @@
 #include "cache/block_table.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "cache/table_state.hpp"
@@ -31,10 +32,12 @@ int BlockTable::tokens() const {
   return state_ == nullptr ? 0 : state_->tokens;
 }
 int BlockTable::capacity() const {
-  return state_ == nullptr ? 0 : state_->capacity;
+  if (state_ == nullptr) return 0;
+  const bool windows = state_->cache != nullptr && state_->cache->layout().window_slices() > 0;
+  return windows ? std::min(state_->capacity, state_->window_capacity) : state_->capacity;
 }
-int BlockTable::pages() const {
-  return state_ == nullptr ? 0 : static_cast<int>(state_->pages.size());
+int BlockTable::blocks() const {
+  return state_ == nullptr ? 0 : static_cast<int>(state_->blocks());
 }
 
 }  // namespace dalsegno

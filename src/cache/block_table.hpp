@@ -23,7 +23,7 @@ class BlockTable {
   [[nodiscard]] bool is_open() const { return state_ != nullptr; }
   [[nodiscard]] int tokens() const;    // committed
   [[nodiscard]] int capacity() const;  // positions there is room for, the committed ones included
-  [[nodiscard]] int pages() const;     // pages it holds, shared ones included
+  [[nodiscard]] int blocks() const;    // blocks it holds, shared ones included
 
  private:
   friend class KvCache;

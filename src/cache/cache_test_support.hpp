@@ -16,6 +16,7 @@
 #include "base/memory_budget.hpp"
 #include "cache/block_table.hpp"
 #include "cache/kv_cache.hpp"
+#include "tensor/kv_groups.hpp"
 
 namespace dalsegno::cache_test {
 
@@ -45,41 +46,54 @@ inline std::vector<std::uint64_t> truths(std::string_view salt, std::span<const 
   return values;
 }
 
-// Element `e` (0..15 of K, 16..31 of V) of one position, wherever the layout puts it.
-inline std::byte* element(const KvView& view, int position, int e) {
+// One layer without and two with a window, in pages of one layer each.
+inline KvLayout sliding_layout(int window) {
+  KvLayout plain = kLayout;
+  plain.layers = 3;
+  return with_window(plain, window, [](int layer) { return layer != 1; });
+}
+
+// Element `e` (0..15 of K, 16..31 of V) of one position in one slice, wherever the layout puts it.
+inline std::byte* element(const KvView& view, int slice, int position, int e) {
   const int slot = position % kBlockTokens;
   const int dim = kLayout.head_dim;
-  std::byte* page = view.pages[0][position / kBlockTokens];
+  std::byte* page = view.pages[static_cast<std::size_t>(slice)][position / kBlockTokens];
   const int k = (e / 2 * kBlockTokens + slot) * 2 + e % 2;
   const int v = (slot / 2 * dim + (e - dim)) * 2 + slot % 2;
   return e < dim ? page + 2 * k : page + kLayout.part_bytes() + 2 * v;
 }
 
-inline std::uint16_t code(std::uint64_t truth, int e) {
-  return static_cast<std::uint16_t>(mix(truth + static_cast<std::uint64_t>(e)));
+inline std::uint16_t code(std::uint64_t truth, int slice, int e) {
+  return static_cast<std::uint16_t>(mix(truth + static_cast<std::uint64_t>(100 * slice + e)));
 }
 
 inline void write(const KvView& view, int position, std::uint64_t truth) {
-  for (int e = 0; e < 2 * kLayout.head_dim; ++e) {
-    const std::uint16_t value = code(truth, e);
-    std::memcpy(element(view, position, e), &value, sizeof value);
+  for (int slice = 0; slice < view.layout->slices; ++slice) {
+    for (int e = 0; e < 2 * kLayout.head_dim; ++e) {
+      const std::uint16_t value = code(truth, slice, e);
+      std::memcpy(element(view, slice, position, e), &value, sizeof value);
+    }
   }
 }
 
-inline bool holds(const KvView& view, int position, std::uint64_t truth) {
+inline bool holds(const KvView& view, int slice, int position, std::uint64_t truth) {
+  if (view.pages[static_cast<std::size_t>(slice)][position / kBlockTokens] == nullptr) return false;
   for (int e = 0; e < 2 * kLayout.head_dim; ++e) {
     std::uint16_t value = 0;
-    std::memcpy(&value, element(view, position, e), sizeof value);
-    if (value != code(truth, e)) return false;
+    std::memcpy(&value, element(view, slice, position, e), sizeof value);
+    if (value != code(truth, slice, e)) return false;
   }
   return true;
 }
 
-// The first of the tokens whose K/V are not its own, or -1.
+// The first of the tokens whose K/V are not its own, or -1. Of sliding layers only what the next token sees counts.
 inline int first_wrong(const KvView& view, std::string_view salt, std::span<const TokenId> tokens) {
   const auto expected = truths(salt, tokens);
   for (std::size_t p = 0; p < expected.size(); ++p) {
-    if (!holds(view, static_cast<int>(p), expected[p])) return static_cast<int>(p);
+    const bool seen = static_cast<int>(p) >= view.layout->first_seen(static_cast<int>(tokens.size()));
+    for (int slice = 0; slice < (seen ? view.layout->slices : view.layout->full_slices); ++slice) {
+      if (!holds(view, slice, static_cast<int>(p), expected[p])) return static_cast<int>(p);
+    }
   }
   return -1;
 }

@@ -27,11 +27,16 @@ struct KvCacheOptions {
 
 struct CacheStats {
   std::uint64_t pages_used = 0;       // pinned by sequences or held by the index
-  std::uint64_t pages_evictable = 0;  // held by the index alone
+  std::uint64_t pages_evictable = 0;  // of these, what could be given up
   std::uint64_t pages_limit = 0;
   std::uint64_t evictions = 0;
   std::uint64_t index_nodes = 0;  // blocks of the index, remembered evicted ones included
   std::uint64_t index_bytes = 0;  // what the index occupies now; its most is reserved by create()
+  std::uint64_t blocks = 0;       // of the index
+  // Of models with sliding-window layers.
+  std::uint64_t window_blocks = 0;  // blocks of the index that have the pages of those layers too
+  std::uint64_t checkpoints = 0;
+  std::uint64_t checkpoint_evictions = 0;  // for room; others are given up as sequences go on
 };
 
 // Block pool, block tables and prefix index behind the few calls the engine makes.
@@ -50,7 +55,9 @@ class KvCache {
   // A table that begins with the longest cached prefix of tokens[0, limit); limit <= tokens.size().
   // A partly matched block is shared by copying it into a page of the table's own. When the pool is
   // full even after eviction, the partial block is left out (stopped says `evicted`).
-  // at == reused, the first token not reused; stopped is the first of these that holds:
+  // at: the first token that is not cached. reused == at, or, where a sliding window lacks what comes before, the
+  // nearest place before from which the sequence can be resumed. stopped is the first of these that holds:
+  //   window      reused < at
   //   end         every one of tokens[0, limit) was reused
   //   evicted     a block given up for room continues with at least the next token
   //   diverged    the index continues here, with other tokens
@@ -69,28 +76,37 @@ class KvCache {
   [[nodiscard]] Preview preview(const Namespace& name_space, std::span<const TokenId> tokens, int limit) const;
 
   // Makes room for positions [table.tokens(), table.tokens() + more): allocates pages, evicting as
-  // needed, and copies a last block that others share, since it will be written.
+  // needed, and copies a last block that others share, since it will be written. Of sliding-window
+  // layers only for the first `rows` of them, since what lies behind the window will be given back until then.
   // Every position must be made room for before a step writes it.
   // On failure (exhausted) the table is as before; what cannot fit evicts nothing.
-  Result<void> extend(BlockTable& table, int more);
+  Result<void> extend(BlockTable& table, int more, int rows);
+  Result<void> extend(BlockTable& table, int more) { return extend(table, more, more); }
   // The K/V of these tokens, the next after table.tokens(), has now been computed. Full blocks become
   // visible to others at once; where the index already holds the same block, the table takes
   // that one and gives up its own page. Requires: extend() made room for them.
+  // What is never committed is never visible: tokens that a step computed but that were rejected since (drafts) are
+  // left out, and later steps write over them.
   void commit(BlockTable& table, std::span<const TokenId> tokens);
+  // Others will want to resume where the table has this many tokens: a prompt's end.
+  void expect_end(BlockTable& table, int tokens);
   // Ends the sequence: its last partial block becomes reusable too. The table is empty afterwards.
   void close(BlockTable&& table);
   // Ends the sequence without publishing anything not yet visible (a failed one).
   void discard(BlockTable&& table);
   // A second table with the same tokens and the same pages. Room made but not yet committed is
-  // taken back from the source: both extend() before they write again. Cost: no K/V is copied.
+  // taken back from the source: both extend() before they write again. Cost: O(1); O(window) where layers slide.
   BlockTable fork(BlockTable& source);
   // Forgets all but the first `tokens` tokens, and room made beyond them. What is visible stays so.
-  // Requires: 0 <= tokens <= table.tokens().
-  void rewind(BlockTable& table, int tokens);
+  // Returns how many are left: fewer than asked for where a sliding window lacks what comes before, as in open().
+  // Requires: 0 <= tokens <= table.tokens(). Cost: O(log tokens); where layers slide, the way to the checkpoint.
+  int rewind(BlockTable& table, int tokens);
 
   // The view for one step; valid until the table changes.
   [[nodiscard]] KvView view(const BlockTable& table) const;
 
+  // The longest sequence that there is room for, if it runs alone, in steps of at most `rows` tokens.
+  [[nodiscard]] int most_tokens(int rows) const;
   // True if `pages` more could be had by allocating and evicting everything evictable.
   [[nodiscard]] bool could_fit(std::uint64_t pages) const;
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <random>
 #include <set>
 
@@ -30,10 +31,11 @@ class Oracle {
     TokenId alphabet;
     std::uint64_t budget_pages = 1U << 20;
     std::uint32_t max_ghosts = 64;
+    int window = 0;
   };
 
   Oracle(unsigned seed, const Shape& shape) : random_(seed), shape_(shape), budget_(shape.budget_pages * kPage) {
-    auto cache = KvCache::create({.layout = kLayout,
+    auto cache = KvCache::create({.layout = shape.window > 0 ? sliding_layout(shape.window) : kLayout,
                                   .max_bytes = shape.pages * kPage,
                                   .budget = &budget_,
                                   .max_ghosts = shape.max_ghosts,
@@ -45,10 +47,11 @@ class Oracle {
     ASSERT_NE(cache_, nullptr);
     for (int step = 0; step < steps; ++step) {
       act();
-      if (cache_->stats().evictions != evictions_) {
-        evictions_ = cache_->stats().evictions;
-        forgot_ = true;
-      }
+      const CacheStats stats = cache_->stats();
+      if (stats.evictions != evictions_) forgot_ = true;
+      if (stats.checkpoint_evictions != checkpoint_evictions_) forgot_checkpoints_ = true;
+      evictions_ = stats.evictions;
+      checkpoint_evictions_ = stats.checkpoint_evictions;
       ASSERT_EQ(cache_->check_invariants(), "") << "after step " << step;
       ASSERT_LE(cache_->stats().pages_used * kPage, budget_.used(MemoryKind::kv));
       ASSERT_LE(budget_.used(), budget_.limit());
@@ -67,6 +70,8 @@ class Oracle {
   std::uint64_t evictions() const { return evictions_; }
   int exact_checks() const { return exact_checks_; }
   int refusals() const { return refusals_; }
+  int window_stops() const { return window_stops_; }
+  std::uint64_t checkpoint_evictions() const { return checkpoint_evictions_; }
 
  private:
   int below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
@@ -106,14 +111,15 @@ class Oracle {
     } else {
       const int limit = below(static_cast<int>(sequence.target.size()) + 1);
       const auto preview = cache_->preview(salted(sequence.salt), sequence.target, limit);
-      check(sequence, limit, preview.reused, preview.stopped);
+      check(sequence, limit, preview);
       KvCache::Opened opened = cache_->open(salted(sequence.salt), sequence.target, limit);
-      EXPECT_EQ(opened.at, opened.reused);
       EXPECT_EQ(opened.reused, opened.table.tokens());
       if (opened.reused != preview.reused) {
-        EXPECT_EQ(opened.reused, preview.reused / kBlockTokens * kBlockTokens);
+        EXPECT_LE(opened.reused, preview.reused / kBlockTokens * kBlockTokens);
+        EXPECT_EQ(opened.at, preview.reused / kBlockTokens * kBlockTokens);
         EXPECT_EQ(opened.stopped, Stopped::evicted);
       } else {
+        EXPECT_EQ(opened.at, preview.at);
         EXPECT_EQ(opened.stopped, preview.stopped);
       }
       sequence.table = std::move(opened.table);
@@ -127,9 +133,15 @@ class Oracle {
 
   // Nothing reused that was never visible; everything, unless something was forgotten; and always
   // what a running sequence holds.
-  void check(const Sequence& sequence, int limit, int reused, Stopped stopped) {
+  void check(const Sequence& sequence, int limit, const KvCache::Preview& preview) {
     const auto tokens = std::span<const TokenId>(sequence.target).first(static_cast<std::size_t>(limit));
-    const auto got = static_cast<std::size_t>(reused);
+    const auto got = static_cast<std::size_t>(preview.at);
+    const Stopped stopped = preview.stopped;
+    EXPECT_EQ(stopped == Stopped::window, preview.reused < preview.at);
+    if (shape_.window == 0) {
+      EXPECT_EQ(preview.reused, preview.at);
+    }
+    check_resumed(sequence, tokens, preview.reused);
     std::size_t longest = 0;
     std::size_t elsewhere = 0;
     bool continues = false;
@@ -145,13 +157,24 @@ class Oracle {
                         other.tokens.end() - static_cast<int>(other.tokens.size()) % kBlockTokens);
       EXPECT_GE(got, shared(full, tokens));
     }
-    EXPECT_EQ(stopped == Stopped::end, reused == limit);
+    EXPECT_EQ(stopped == Stopped::end, preview.reused == limit);
     if (forgot_) return;
     ++exact_checks_;
     EXPECT_EQ(got, longest);
-    if (reused < limit) {
+    window_stops_ += stopped == Stopped::window ? 1 : 0;
+    if (preview.at < limit && stopped != Stopped::window) {
       const Stopped other = elsewhere > got ? Stopped::name_space : Stopped::cold;
       EXPECT_EQ(name(stopped), name(continues ? Stopped::diverged : other));
+    }
+  }
+
+  // From where a sequence ended it can be resumed, or from the beginning of that block if the index has the whole
+  // block of another sequence that went on and has left its window.
+  void check_resumed(const Sequence& sequence, std::span<const TokenId> tokens, int reused) {
+    if (forgot_ || forgot_checkpoints_) return;
+    for (const auto& [salt, end] : ended_) {
+      if (salt != sequence.salt || shared(end, tokens) < end.size()) continue;
+      EXPECT_GE(reused, static_cast<int>(end.size()) / kBlockTokens * kBlockTokens);
     }
   }
 
@@ -161,14 +184,15 @@ class Oracle {
     }
     const int missing = static_cast<int>(sequence.target.size() - sequence.tokens.size());
     const int chunk = below(missing) + 1;
+    const int rows = chunk + below(20);
     const int capacity = sequence.table.capacity();
-    const int pages = sequence.table.pages();
+    const int blocks = sequence.table.blocks();
     const auto before = cache_->stats();
-    if (const auto room = cache_->extend(sequence.table, chunk + below(20)); !room.ok()) {
+    if (const auto room = cache_->extend(sequence.table, rows + below(30), rows); !room.ok()) {
       ++refusals_;
       EXPECT_EQ(room.error().code, ErrorCode::exhausted);
       EXPECT_EQ(sequence.table.capacity(), capacity);
-      EXPECT_EQ(sequence.table.pages(), pages);
+      EXPECT_EQ(sequence.table.blocks(), blocks);
       EXPECT_EQ(cache_->stats().pages_used, before.pages_used);
       EXPECT_EQ(cache_->stats().evictions, before.evictions);
       return finish();
@@ -201,8 +225,12 @@ class Oracle {
   }
 
   void rewind(Sequence& sequence) {
-    const int keep = below(static_cast<int>(sequence.tokens.size()) + 1);
-    cache_->rewind(sequence.table, keep);
+    const int asked = below(static_cast<int>(sequence.tokens.size()) + 1);
+    const int keep = cache_->rewind(sequence.table, asked);
+    EXPECT_LE(keep, asked);
+    if (shape_.window == 0) {
+      EXPECT_EQ(keep, asked);
+    }
     sequence.tokens.resize(static_cast<std::size_t>(keep));
     sequence.target = sequence.tokens;
     verify(sequence);
@@ -214,7 +242,7 @@ class Oracle {
     sequence.target = any_tokens();
     const int limit = below(static_cast<int>(sequence.target.size()) + 1);
     const auto seen = cache_->preview(salted(sequence.salt), sequence.target, limit);
-    check(sequence, limit, seen.reused, seen.stopped);
+    check(sequence, limit, seen);
   }
 
   void finish() {
@@ -226,7 +254,9 @@ class Oracle {
     if (how == 1) return cache_->discard(std::move(sequence.table));
     cache_->close(std::move(sequence.table));
     EXPECT_FALSE(sequence.table.is_open());
-    if (!sequence.is_private && !sequence.tokens.empty()) show(sequence.salt, sequence.tokens, sequence.tokens.size());
+    if (sequence.is_private || sequence.tokens.empty()) return;
+    show(sequence.salt, sequence.tokens, sequence.tokens.size());
+    ended_.emplace(sequence.salt, sequence.tokens);
   }
 
   // With nothing running everything is forgotten, and the oracle is exact again.
@@ -235,8 +265,10 @@ class Oracle {
       while (!live_.empty()) finish();
     }
     cache_->clear();
-    forgot_ = !live_.empty();
-    if (live_.empty()) visible_.clear();
+    forgot_ = forgot_checkpoints_ = !live_.empty();
+    if (!live_.empty()) return;
+    visible_.clear();
+    ended_.clear();
   }
 
   void verify(const Sequence& sequence) {
@@ -251,8 +283,12 @@ class Oracle {
   std::vector<Sequence> live_;
   std::vector<Tokens> history_;
   std::set<std::pair<std::string, Tokens>> visible_;
+  std::set<std::pair<std::string, Tokens>> ended_;
   std::uint64_t evictions_ = 0;
+  std::uint64_t checkpoint_evictions_ = 0;
   bool forgot_ = false;  // something visible may be gone
+  bool forgot_checkpoints_ = false;
+  int window_stops_ = 0;
   int exact_checks_ = 0;
   int refusals_ = 0;
 };
@@ -283,6 +319,39 @@ TEST(KvCacheOracle, UnderConstantEvictionEveryReusedTokenIsItsOwn) {
   }
   EXPECT_GT(evictions, 1000U);
   EXPECT_GT(refusals, 100);
+}
+
+TEST(KvCacheOracle, WithSlidingLayersEverySequenceResumesFromWhereOneEnded) {
+  int exact_checks = 0;
+  int window_stops = 0;
+  for (unsigned seed = 31; seed <= 38; ++seed) {
+    SCOPED_TRACE(seed);
+    const int window = std::array{1, 5, 16, 17, 20, 33, 48, 64}[seed - 31];
+    Oracle oracle(seed, {.pages = 12000, .alphabet = 2 + static_cast<TokenId>(seed % 2), .window = window});
+    oracle.run(2500);
+    if (HasFailure()) return;
+    EXPECT_EQ(oracle.evictions(), 0U);
+    exact_checks += oracle.exact_checks();
+    window_stops += oracle.window_stops();
+  }
+  EXPECT_GT(exact_checks, 1000);
+  EXPECT_GT(window_stops, 100);
+}
+
+TEST(KvCacheOracle, WithSlidingLayersUnderConstantEvictionEveryReusedTokenIsItsOwn) {
+  std::uint64_t evictions = 0;
+  std::uint64_t checkpoint_evictions = 0;
+  for (unsigned seed = 41; seed <= 50; ++seed) {
+    SCOPED_TRACE(seed);
+    const int window = std::array{1, 16, 17, 24, 50}[seed % 5];
+    Oracle oracle(seed, {.pages = 20 + seed % 5 * 12, .alphabet = 2, .max_ghosts = 9, .window = window});
+    oracle.run(2500);
+    if (HasFailure()) return;
+    evictions += oracle.evictions();
+    checkpoint_evictions += oracle.checkpoint_evictions();
+  }
+  EXPECT_GT(evictions, 1000U);
+  EXPECT_GT(checkpoint_evictions, 300U);
 }
 
 TEST(KvCacheOracle, WhenTheProcessBudgetIsTheLimitItIsNeverExceeded) {

@@ -71,7 +71,7 @@ TEST_F(KvCacheTest, ReuseGoesNoFurtherThanTheLimit) {
     const auto opened = cache_->open(salted("a"), counting(0, 64), limit);
     EXPECT_EQ(opened.reused, limit);
     EXPECT_EQ(opened.stopped, Stopped::end);
-    EXPECT_EQ(opened.table.pages(), (limit + 15) / 16);
+    EXPECT_EQ(opened.table.blocks(), (limit + 15) / 16);
   }
 }
 
@@ -176,7 +176,7 @@ TEST_F(KvCacheTest, WhatCannotFitLeavesTheTableAndTheIndexAlone) {
   EXPECT_EQ(room.error().code, ErrorCode::exhausted);
   EXPECT_NE(room.error().message.find("--memory"), std::string::npos);
   EXPECT_EQ(table.tokens(), 20);
-  EXPECT_EQ(table.pages(), 2);
+  EXPECT_EQ(table.blocks(), 2);
   EXPECT_EQ(preview(counting(100, 32)).reused, 32);
   EXPECT_EQ(cache_->stats().evictions, 0U);
   extend_and_fill(table, counting(0, 48));

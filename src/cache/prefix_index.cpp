@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <set>
 #include <utility>
 
 namespace dalsegno {
@@ -53,16 +54,16 @@ PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, Memo
 PrefixIndex::~PrefixIndex() {
   evictable_.clear();
   ghosts_.clear();
-  for (auto& [name_space, tree] : trees_) {
-    tree.children.clear();
-    tree.ghosts.clear();
-  }
+  for (auto& [name_space, tree] : trees_) empty_and_unlink(tree);
+  for (auto& [key, tree] : private_trees_) empty_and_unlink(*tree);
   for (auto& chunk : chunks_) {
-    for (IndexNode& node : *chunk) {
-      node.children.clear();
-      node.ghosts.clear();
-    }
+    for (IndexNode& node : *chunk) empty_and_unlink(node);
   }
+}
+
+void PrefixIndex::empty_and_unlink(IndexNode& node) {
+  node.children.clear();
+  node.ghosts.clear();
 }
 
 PrefixTree* PrefixIndex::enter(const Namespace& name_space) {
@@ -78,6 +79,7 @@ PrefixTree* PrefixIndex::enter(const Namespace& name_space) {
     found = trees_.try_emplace(name_space).first;
     PrefixTree& tree = found->second;
     tree.size = kBlockTokens;
+    tree.jump = &tree;
     tree.name_space = &found->first;
     tree.allowance = reservation.bytes() == 0 ? bytes : 0;
     tree.reservation = std::move(reservation);
@@ -87,9 +89,25 @@ PrefixTree* PrefixIndex::enter(const Namespace& name_space) {
   return &found->second;
 }
 
+PrefixTree& PrefixIndex::enter_private() {
+  auto owned = std::make_unique<PrefixTree>();
+  PrefixTree& tree = *owned;
+  tree.size = kBlockTokens;
+  tree.jump = &tree;
+  private_trees_.emplace(&tree, std::move(owned));
+  join(tree);
+  return tree;
+}
+
 void PrefixIndex::leave(PrefixTree& tree) {
   assert(tree.tables > 0);
   --tree.tables;
+  if (tree.name_space == nullptr) {
+    if (tree.tables > 0) return;
+    assert(tree.children.empty() && tree.ghosts.empty());
+    private_trees_.erase(&tree);
+    return;
+  }
   drop_tree_if_unused(tree);
 }
 
@@ -101,7 +119,7 @@ const PrefixTree* PrefixIndex::find(const Namespace& name_space) const {
 void PrefixIndex::drop_tree_if_unused(IndexNode& node) {
   if (node.parent != nullptr) return;
   auto& tree = static_cast<PrefixTree&>(node);
-  if (tree.tables > 0 || !tree.children.empty() || !tree.ghosts.empty()) return;
+  if (tree.name_space == nullptr || tree.tables > 0 || !tree.children.empty() || !tree.ghosts.empty()) return;
   tree_bytes_ -= tree.allowance;
   trees_.erase(trees_.find(*tree.name_space));
 }
@@ -173,6 +191,21 @@ bool PrefixIndex::held_elsewhere(const PrefixTree* tree, std::span<const TokenId
   });
 }
 
+IndexNode* PrefixIndex::continued_by(IndexNode& parent, std::span<const TokenId> tokens) const {
+  const auto after = position(parent.children, tokens);
+  const auto size = static_cast<int>(tokens.size());
+  if (after != parent.children.end() && shared_beginning(after->block(), tokens) == size) return nullptr;
+  if (after == parent.children.begin()) return nullptr;
+  const IndexNode& before = *std::prev(after);
+  return shared_beginning(before.block(), tokens) == before.size ? const_cast<IndexNode*>(&before) : nullptr;
+}
+
+IndexNode& PrefixIndex::ancestor(IndexNode& node, int depth) {
+  IndexNode* at = &node;
+  while (at->depth > depth) at = at->jump->depth >= depth ? at->jump : at->parent;
+  return *at;
+}
+
 PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const TokenId> tokens, PageId page) {
   assert(!tokens.empty() && tokens.size() <= kWholeBlock && parent.size == kBlockTokens);
   const auto size = static_cast<int>(tokens.size());
@@ -193,14 +226,13 @@ PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const Tok
   }
   IndexNode& node = take_node(parent, tokens);
   node.page = page;
-  node.held = true;
   node.last_use = ++clock_;
   ++live_;
-  ++held_;
   const auto at = static_cast<std::size_t>(page);
   node_of_page_.resize(std::max(node_of_page_.size(), at + 1));
   node_of_page_[at] = &node;
   parent.children.insert_before(after, node);
+  set_held(node, true);
   update_evictable(parent);
   inserted.node = &node;
   inserted.added = true;
@@ -225,36 +257,81 @@ IndexNode& PrefixIndex::take_node(IndexNode& parent, std::span<const TokenId> to
   free_nodes_ = std::exchange(node.parent, &parent);
   std::ranges::copy(tokens, node.tokens.begin());
   node.size = static_cast<int>(tokens.size());
+  node.depth = parent.depth + 1;
+  // Jumps as long as those of the parent and of where it jumps to are joined (a skew-binary list).
+  const IndexNode& further = *parent.jump;
+  node.jump = parent.depth - further.depth == further.depth - further.jump->depth ? further.jump : &parent;
   return node;
 }
 
 void PrefixIndex::free_node(IndexNode& node) {
   assert(node.children.empty() && node.ghosts.empty() && node.page == kNoPage);
   node.size = 0;
+  node.jump = nullptr;
   node.parent = std::exchange(free_nodes_, &node);
 }
 
 // Takes a live leaf out of its parent's children; the caller decides what becomes of the node.
 PageId PrefixIndex::remove_live(IndexNode& node) {
-  assert(node.children.empty());
+  assert(node.children.empty() && node.window == kNoPage && node.cover == 0 && !node.MarkHook::is_linked());
   if (node.UseHook::is_linked()) evictable_.erase(evictable_.iterator_to(node));
   node.parent->children.erase(node.parent->children.iterator_to(node));
   node_of_page_[static_cast<std::size_t>(node.page)] = nullptr;
   --live_;
-  held_ -= node.held ? 1 : 0;
-  node.held = false;
+  if (node.held) {
+    held_[node.held_slot] = held_.back();
+    held_[node.held_slot]->held_slot = node.held_slot;
+    held_.pop_back();
+    node.held = false;
+    epoch_stale_ = true;
+  }
+  if (!epoch_stale_ && node.epoch == epoch_) --protected_;
+  node.epoch = 0;
   return std::exchange(node.page, kNoPage);
 }
 
-void PrefixIndex::set_held(IndexNode& node, bool held) {
+void PrefixIndex::set_window(IndexNode& node, PageId window) {
+  if (node.window != kNoPage) node_of_page_[static_cast<std::size_t>(node.window)] = nullptr;
+  node.window = window;
+  if (window == kNoPage) return;
+  const auto at = static_cast<std::size_t>(window);
+  node_of_page_.resize(std::max(node_of_page_.size(), at + 1));
+  node_of_page_[at] = &node;
+}
+
+void PrefixIndex::set_held(IndexNode& node, bool held, bool child_held) {
   if (node.held == held) return;
   node.held = held;
-  held ? ++held_ : --held_;
   if (held) {
+    node.held_slot = static_cast<std::uint32_t>(held_.size());
+    held_.push_back(&node);
+    if (!epoch_stale_) protect_path(node);
     update_evictable(node);
   } else {
+    held_[node.held_slot] = held_.back();
+    held_[node.held_slot]->held_slot = node.held_slot;
+    held_.pop_back();
+    if (!child_held) epoch_stale_ = true;
     touch(node);
   }
+}
+
+// Counts the node and those above it that this epoch has not counted yet.
+void PrefixIndex::protect_path(IndexNode& node) const {
+  for (IndexNode* at = &node; at->parent != nullptr && at->epoch != epoch_; at = at->parent) {
+    at->epoch = epoch_;
+    ++protected_;
+  }
+}
+
+std::uint64_t PrefixIndex::evictable() const {
+  if (epoch_stale_) {
+    ++epoch_;
+    protected_ = 0;
+    epoch_stale_ = false;
+    for (IndexNode* node : held_) protect_path(*node);
+  }
+  return live_ - protected_;
 }
 
 void PrefixIndex::touch(IndexNode& node) {
@@ -274,11 +351,23 @@ void PrefixIndex::update_evictable(IndexNode& node) {
   }
 }
 
+IndexNode* PrefixIndex::oldest() const {
+  return evictable_.empty() ? nullptr : const_cast<IndexNode*>(&*evictable_.begin());
+}
+
 PageId PrefixIndex::evict(Remember remember) {
-  if (evictable_.empty()) return kNoPage;
-  IndexNode& node = *evictable_.begin();
+  IndexNode* node = oldest();
+  if (node == nullptr) return kNoPage;
+  const bool seen_by_none = static_cast<const PrefixTree&>(ancestor(*node, 0)).name_space == nullptr;
+  return remove(*node, seen_by_none ? Remember::no : remember);
+}
+
+PageId PrefixIndex::remove(IndexNode& node, Remember remember) {
+  assert(!node.held);
   IndexNode& parent = *node.parent;
   const PageId page = remove_live(node);
+  // What led here was used when its end was.
+  parent.last_use = std::max(parent.last_use, node.last_use);
   update_evictable(parent);
   if (remember == Remember::no) {
     free_node(node);
@@ -309,6 +398,7 @@ void PrefixIndex::forget_ghosts() {
 std::uint64_t PrefixIndex::tables() const {
   std::uint64_t tables = 0;
   for (const auto& [name_space, tree] : trees_) tables += tree.tables;
+  for (const auto& [key, tree] : private_trees_) tables += tree->tables;
   return tables;
 }
 
@@ -328,7 +418,14 @@ std::string PrefixIndex::check_node(const IndexNode& node) const {
   for (const IndexNode& child : node.children) {
     if (child.parent != &node || child.size < 1) return "a child does not belong to its parent";
     if (child.page == kNoPage || node_of(child.page) != &child) return "a live block and its page disagree";
-    if (child.held && !is_root && !node.held) return "a held block has a parent that is not held";
+    if (child.depth != node.depth + 1 ||
+        ancestor(const_cast<IndexNode&>(child), node.depth / 2).depth != node.depth / 2) {
+      return "a block counts the blocks above it wrong";
+    }
+    if (child.window != kNoPage && node_of(child.window) != &child) return "a block and its window page disagree";
+    if (child.held != (child.held_slot < held_.size() && held_[child.held_slot] == &child)) {
+      return "the list of held blocks is wrong";
+    }
     if (child.UseHook::is_linked() != (!child.held && child.children.empty())) {
       return "a block is evictable though held or a parent, or the other way round";
     }
@@ -346,8 +443,18 @@ std::string PrefixIndex::check_node(const IndexNode& node) const {
   return {};
 }
 
+// By walking up from every held block, into a set of its own.
+std::uint64_t PrefixIndex::count_evictable() const {
+  std::set<const IndexNode*> above;
+  for (const IndexNode* node : held_) {
+    for (const IndexNode* at = node; at->parent != nullptr && above.insert(at).second;) at = at->parent;
+  }
+  return live_ - above.size();
+}
+
 std::string PrefixIndex::check_invariants() const {
   std::uint64_t live = 0;
+  std::uint64_t windows = 0;
   std::uint64_t held = 0;
   std::uint64_t ghosts = 0;
   std::vector<const IndexNode*> pending;
@@ -356,6 +463,10 @@ std::string PrefixIndex::check_invariants() const {
     if (tree.UseHook::is_linked()) return "a root is evictable";
     pending.push_back(&tree);
   }
+  for (const auto& [key, tree] : private_trees_) {
+    if (tree->tables == 0) return "an unused private tree was kept";
+    pending.push_back(tree.get());
+  }
   while (!pending.empty()) {
     const IndexNode& node = *pending.back();
     pending.pop_back();
@@ -363,6 +474,7 @@ std::string PrefixIndex::check_invariants() const {
     for (const IndexNode& child : node.children) {
       ++live;
       held += child.held ? 1 : 0;
+      windows += child.window != kNoPage ? 1 : 0;
       pending.push_back(&child);
     }
     for (const IndexNode& ghost : node.ghosts) {
@@ -372,13 +484,15 @@ std::string PrefixIndex::check_invariants() const {
   }
   std::uint64_t free = 0;
   for (const IndexNode* node = free_nodes_; node != nullptr; node = node->parent) ++free;
-  if (live != live_ || held != held_)
-    return fmt::format("{} live and {} held blocks, not {} and {}", live, held, live_, held_);
+  if (live != live_ || held != held_.size())
+    return fmt::format("{} live and {} held blocks, not {} and {}", live, held, live_, held_.size());
+  if (const std::uint64_t counted = count_evictable(); counted != evictable())
+    return fmt::format("{} blocks are evictable, not {}", counted, evictable());
   if (ghosts != ghosts_.size() || ghosts > max_ghosts_) return fmt::format("{} ghosts of {}", ghosts, ghosts_.size());
   if (live + ghosts + free != chunks_.size() * kChunk) return "index nodes are lost";
   if (chunks_.size() * kChunk >= max_nodes_ + kChunk) return "more index nodes than were reserved";
   const auto named = std::ranges::count_if(node_of_page_, [](const IndexNode* node) { return node != nullptr; });
-  if (static_cast<std::uint64_t>(named) != live) return "a page names a block that is gone";
+  if (static_cast<std::uint64_t>(named) != live + windows) return "a page names a block that is gone";
   return {};
 }
 

@@ -30,9 +30,12 @@ struct ByUse {
 };
 struct SiblingTag;
 struct UseTag;
+struct MarkTag;
 namespace intrusive = boost::intrusive;
 using SiblingHook = intrusive::set_base_hook<intrusive::tag<SiblingTag>, intrusive::optimize_size<true>>;
 using UseHook = intrusive::set_base_hook<intrusive::tag<UseTag>, intrusive::optimize_size<true>>;
+// Linked while the node is a checkpoint (cache/checkpoints.hpp).
+using MarkHook = intrusive::set_base_hook<intrusive::tag<MarkTag>, intrusive::optimize_size<true>>;
 using Siblings = intrusive::set<IndexNode, intrusive::base_hook<SiblingHook>, intrusive::compare<ByTokens>,
                                 intrusive::constant_time_size<false>>;
 using NodesByUse = intrusive::set<IndexNode, intrusive::base_hook<UseHook>, intrusive::compare<ByUse>>;
@@ -40,32 +43,41 @@ using NodesByUse = intrusive::set<IndexNode, intrusive::base_hook<UseHook>, intr
 // One block of one prefix: up to 16 tokens that follow its parent's. With a page it is live; without
 // one it is a ghost, a block evicted, and so are all its children. Only live blocks of 16 tokens
 // have children.
-struct IndexNode : SiblingHook, UseHook {
+struct IndexNode : SiblingHook, UseHook, MarkHook {
   std::array<TokenId, kBlockTokens> tokens{};
   int size = 0;
   PageId page = kNoPage;
   bool held = false;           // a table holds the page too
-  std::uint64_t last_use = 0;  // unique; a ghost's: when it was evicted
+  std::uint64_t last_use = 0;  // unique among leaves; a ghost's: when it was evicted
   IndexNode* parent = nullptr;
-  Siblings children;  // live; none is the beginning of another
+  IndexNode* jump = nullptr;  // an ancestor further up, so that any ancestor is O(log depth) steps away
+  int depth = 0;              // blocks from the root to the end of this one
+  std::uint32_t held_slot = 0;
+  std::uint64_t epoch = 0;  // that of the index: it was found above a held node
+  // Of the sliding-window layers; Checkpoints alone changes these.
+  PageId window = kNoPage;
+  std::uint32_t cover = 0;     // checkpoints that need the window page
+  bool is_end = false;         // a checkpoint where a prompt or reply ended
+  std::uint64_t mark_use = 0;  // when the checkpoint was made or resumed from
+  Siblings children;           // live; none is the beginning of another
   Siblings ghosts;
 
   [[nodiscard]] std::span<const TokenId> block() const { return {tokens.data(), static_cast<std::size_t>(size)}; }
 };
 
-// The root of one namespace's tree.
+// The root of one namespace's tree, or of the tree of one private sequence and its forks, which none else sees.
 struct PrefixTree : IndexNode {
-  const Namespace* name_space = nullptr;
-  std::uint32_t tables = 0;     // that were opened here and are not closed
-  std::uint64_t allowance = 0;  // bytes taken of what the index set aside for namespaces, or
-  Reservation reservation;      // from the budget
+  const Namespace* name_space = nullptr;  // nullptr: private
+  std::uint32_t tables = 0;               // that were opened here and are not closed
+  std::uint64_t allowance = 0;            // bytes taken of what the index set aside for namespaces, or
+  Reservation reservation;                // from the budget
 };
 
 // A radix tree over token ids for each namespace; its nodes name the pages that hold their K/V, and
 // nothing but real tokens decides what matches. It orders what could be evicted by last use and
 // remembers a bounded number of evicted blocks, but owns no pages: its caller keeps the references.
 // Threads: engine thread only. Memory: reserved for the most it may need when it is made.
-// Invariant: a node that is held has only held ancestors.
+// What stands above a held node is not evictable, because children go before their parents.
 class PrefixIndex {
  public:
   static std::uint64_t bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts);
@@ -77,7 +89,9 @@ class PrefixIndex {
 
   // The namespace's tree, made if need be; it stays until leave(). nullptr: the budget has no room for it.
   PrefixTree* enter(const Namespace& name_space);
+  PrefixTree& enter_private();
   void join(PrefixTree& tree) { ++tree.tables; }
+  // Requires of a private tree whose last table leaves: it is empty.
   void leave(PrefixTree& tree);
   [[nodiscard]] const PrefixTree* find(const Namespace& name_space) const;
 
@@ -100,23 +114,37 @@ class PrefixIndex {
   // Adds a block after `parent`. An equal block keeps its page, and so does one that begins with
   // this. The new node is held. Requires: 1 to 16 tokens; parent is live, with 16 tokens, or a tree.
   Inserted insert(IndexNode& parent, std::span<const TokenId> tokens, PageId page);
+  // The partial block that insert() would drop, or nullptr.
+  [[nodiscard]] IndexNode* continued_by(IndexNode& parent, std::span<const TokenId> tokens) const;
+  // The block that ends `depth` blocks from the root. Requires: 0 <= depth <= node.depth. Cost: O(log node.depth).
+  [[nodiscard]] static IndexNode& ancestor(IndexNode& node, int depth);
 
   // The node that a page belongs to, or nullptr.
   [[nodiscard]] IndexNode* node_of(PageId page) const {
     const auto at = static_cast<std::size_t>(page);
     return at < node_of_page_.size() ? node_of_page_[at] : nullptr;
   }
+  // Notes that a page of its window layers belongs to the node, or no longer does (kNoPage).
+  void set_window(IndexNode& node, PageId window);
   // Says whether tables hold the node's page. The end of holding counts as a use.
-  void set_held(IndexNode& node, bool held);
+  // child_held: a child of it is held, so that nothing becomes evictable.
+  void set_held(IndexNode& node, bool held, bool child_held = false);
   void touch(IndexNode& node);
+  // A number higher than all before, for comparing uses.
+  std::uint64_t tick() { return ++clock_; }
 
-  // Removes the leaf that was used longest ago of those not held and returns its page: kNoPage if
-  // there is none. Cost: O(log nodes).
+  // The leaf that was used longest ago of those not held, or nullptr.
+  [[nodiscard]] IndexNode* oldest() const;
+  // Removes it and returns its page: kNoPage if there is none. Requires: it has no window page. Cost: O(log nodes).
   enum class Remember : bool { no, yes };
   PageId evict(Remember remember);
+  // Removes one leaf, as evict() does. Requires: not held.
+  PageId remove(IndexNode& leaf, Remember remember);
   void forget_ghosts();
 
-  [[nodiscard]] std::uint64_t evictable() const { return live_ - held_; }
+  // Blocks that could be evicted one after another: those with no held block at or below them.
+  // Cost: O(1), or linear in the others after a table let go of something.
+  [[nodiscard]] std::uint64_t evictable() const;
   [[nodiscard]] std::uint64_t live() const { return live_; }
   [[nodiscard]] std::uint64_t ghosts() const { return ghosts_.size(); }
   [[nodiscard]] std::size_t trees() const { return trees_.size(); }
@@ -142,8 +170,11 @@ class PrefixIndex {
   void free_node(IndexNode& node);
   PageId remove_live(IndexNode& node);
   void update_evictable(IndexNode& node);
+  void protect_path(IndexNode& node) const;
+  void empty_and_unlink(IndexNode& node);
   void forget_oldest_ghost();
   void drop_tree_if_unused(IndexNode& node);
+  [[nodiscard]] std::uint64_t count_evictable() const;
   [[nodiscard]] std::string check_node(const IndexNode& node) const;
 
   // constant after construction
@@ -153,6 +184,7 @@ class PrefixIndex {
   const Reservation reserved_;
   // engine thread only
   std::map<Namespace, PrefixTree> trees_;
+  std::map<const PrefixTree*, std::unique_ptr<PrefixTree>> private_trees_;
   std::vector<std::unique_ptr<Chunk>> chunks_;
   IndexNode* free_nodes_ = nullptr;       // linked through parent
   std::vector<IndexNode*> node_of_page_;  // [highest page yet + 1], with room for max_pages
@@ -160,7 +192,11 @@ class PrefixIndex {
   NodesByUse ghosts_;
   std::uint64_t tree_bytes_ = 0;  // of the allowance for namespaces
   std::uint64_t live_ = 0;
-  std::uint64_t held_ = 0;
+  std::vector<IndexNode*> held_;
+  // Blocks at or above held ones, counted anew when epoch_stale_; each carries the epoch.
+  mutable std::uint64_t protected_ = 0;
+  mutable std::uint64_t epoch_ = 1;
+  mutable bool epoch_stale_ = false;
   std::uint64_t clock_ = 0;
   mutable std::uint64_t comparisons_ = 0;
 };

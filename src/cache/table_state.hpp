@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <deque>
 #include <vector>
 
 #include "cache/block_table.hpp"
@@ -10,24 +11,36 @@
 
 namespace dalsegno {
 
-// What a BlockTable holds. Each entry of `pages` is one reference.
-// Invariant: capacity is tokens or 16 for each page. In the second case the pages from block
-// tokens/16 on, which are the ones to be written, are this table's alone.
+// What a BlockTable holds. Its full blocks are those of the index that lead to `at`, whose page has one reference of
+// the table's: what stands above a held block stays, so that a fork costs the same however long the sequence is.
+// Each entry of `full` and `window` is one reference.
+// Invariant: capacity is tokens, or the blocks of `full` that are to be written are this table's alone; the same for
+// `window`.
 struct BlockTable::State {
-  KvCache* cache = nullptr;    // nullptr once the cache is gone
-  std::size_t slot = 0;        // in the cache's list of open tables
-  PrefixTree* tree = nullptr;  // nullptr: private
-  std::vector<PageId> pages;
-  std::array<std::vector<std::byte*>, kMostGroups> addresses;  // of each group in the pages
-  std::vector<IndexNode*> nodes;                               // of the first tokens/16 blocks; empty if private
-  std::array<TokenId, kBlockTokens> partial{};                 // the first tokens%16 of these: the block being filled
+  KvCache* cache = nullptr;                     // nullptr once the cache is gone
+  std::size_t slot = 0;                         // in the cache's list of open tables
+  PrefixTree* tree = nullptr;                   // private ones have a tree of their own
+  IndexNode* at = nullptr;                      // the last full block, or the tree
+  std::array<TokenId, kBlockTokens> partial{};  // the first tokens%16 of these: the block being filled
   int tokens = 0;
-  int capacity = 0;
+  int capacity = 0;         // of `full`
+  int window_capacity = 0;  // of `window`, if the model has sliding layers
+  std::deque<PageId> full;  // of the blocks from tokens/16 on: first pages of their chains
+  std::deque<PageId> window;
+  int first_window = 0;  // block of the first of `window`; those before are out of sight
+  int end_block = -1;    // a checkpoint is wanted when this block is full
+
+  // What view() gave last, as far as it is still true: of blocks [0, listed) and of window pages up to
+  // [listed_window). Window pages that the table does not hold are nullptr.
+  std::array<std::vector<std::byte*>, kMostSlices> addresses;
+  std::size_t listed = 0;
+  std::size_t listed_window = 0;
 
   [[nodiscard]] std::size_t full_blocks() const { return static_cast<std::size_t>(tokens / kBlockTokens); }
   [[nodiscard]] std::size_t partial_tokens() const { return static_cast<std::size_t>(tokens % kBlockTokens); }
-  // The node that the next block follows. Requires: not private.
-  [[nodiscard]] IndexNode& parent() const { return nodes.empty() ? *tree : *nodes.back(); }
+  [[nodiscard]] std::size_t blocks() const { return full_blocks() + full.size(); }
+  [[nodiscard]] std::size_t window_end() const { return static_cast<std::size_t>(first_window) + window.size(); }
+  [[nodiscard]] bool is_private() const { return tree->name_space == nullptr; }
 };
 
 }  // namespace dalsegno

@@ -75,9 +75,9 @@ class Sequence {
         k_(static_cast<std::size_t>(capacity * head_dim)),
         v_(k_.size()) {
     const int blocks = (capacity + kBlockTokens - 1) / kBlockTokens;
-    memory_ = aligned_floats(layout_.block_bytes() / sizeof(float) * static_cast<std::size_t>(blocks));
+    memory_ = aligned_floats(layout_.page_bytes() / sizeof(float) * static_cast<std::size_t>(blocks));
     auto* bytes = reinterpret_cast<std::byte*>(memory_.get());
-    for (int b = 0; b < blocks; b++) pages_.push_back(bytes + layout_.block_bytes() * static_cast<std::size_t>(b));
+    for (int b = 0; b < blocks; b++) pages_.push_back(bytes + layout_.page_bytes() * static_cast<std::size_t>(b));
     std::shuffle(pages_.begin(), pages_.end(), random_);
     fill_junk(2);
   }
@@ -86,7 +86,7 @@ class Sequence {
   void fill_junk(unsigned seed) {
     std::mt19937_64 random(seed);
     for (std::byte* page : pages_) {
-      for (std::size_t at = 0; at < layout_.block_bytes(); at += 4) {
+      for (std::size_t at = 0; at < layout_.page_bytes(); at += 4) {
         auto word = static_cast<std::uint32_t>(random());
         if (random() % 5 == 0) word &= 0x80008000;
         if ((word & 0x7f800000) == 0x7f800000) word &= 0xbfffffff;

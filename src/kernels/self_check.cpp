@@ -297,9 +297,9 @@ struct Pages {
 
 Pages make_pages(const Kernels& kernels, KvFormat format, Inputs& inputs) {
   Pages result{.layout = {.format = format, .layers = 1, .kv_heads = 1, .head_dim = kDim}, .memory = {}, .pages = {}};
-  result.memory.resize(result.layout.block_bytes() * kBlocks);
+  result.memory.resize(result.layout.page_bytes() * kBlocks);
   for (int b = 0; b < kBlocks; b++) {
-    result.pages.push_back(result.memory.data() + static_cast<std::size_t>(b) * result.layout.block_bytes());
+    result.pages.push_back(result.memory.data() + static_cast<std::size_t>(b) * result.layout.page_bytes());
   }
   for (int key = 0; key < kKeys; key++) {
     const auto k = inputs.values(kDim, -4, 0);
@@ -454,7 +454,7 @@ void check_gemm_at_edge(const Kernels& kernels, Digest& digest) {
 void check_attend_at_edge(const Kernels& kernels, Digest& digest) {
   for (KvFormat format : {KvFormat::bf16, KvFormat::f32}) {
     const KvLayout layout{.format = format, .layers = 1, .kv_heads = 1, .head_dim = kDim};
-    std::vector<std::byte> page(layout.block_bytes());
+    std::vector<std::byte> page(layout.page_bytes());
     std::byte* pages[] = {page.data()};
     for (int key : {0, 2}) {
       const std::vector<float> v(kDim, key == 0 ? 0x1p-126F : -0x1p-126F);

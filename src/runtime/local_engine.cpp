@@ -79,9 +79,9 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   cache_options.budget = &budget_;
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));
   cache_ = std::move(cache);
-  const std::uint64_t room = cache_->stats().pages_limit * kBlockTokens;
-  context_ = static_cast<int>(std::min<std::uint64_t>(static_cast<std::uint64_t>(wanted), room));
-  if (room < static_cast<std::uint64_t>(wanted)) {
+  const int room = cache_->most_tokens(limits.rows);
+  context_ = std::min(wanted, room);
+  if (room < wanted) {
     remedy_ = "shorten it, or raise --memory: the budget has room for no more K/V";
   } else if (wanted < config.context) {
     remedy_ = fmt::format("shorten it, or raise --context up to the {} that the model was made for", config.context);

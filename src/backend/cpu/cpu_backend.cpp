@@ -99,7 +99,7 @@ class CpuBackend final : public Backend {
                 bool add);
   void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
   Result<QuantRows> make_quant_rows(std::size_t count, int columns);
-  void list_ahead(int group);
+  void list_ahead(int slice);
   void look_ahead(int layer);
   Ahead take_ahead(int m, const CpuWeight& w);
   void quantise(CpuActivations& a, int row, int failed_row, const char* where);
@@ -113,7 +113,7 @@ class CpuBackend final : public Backend {
   float* logits_ = nullptr;  // [kLogitRows, vocabulary]
   std::unique_ptr<Activations> head_in_;
   Step step_;
-  std::array<std::vector<std::byte*>, kMostGroups> ahead_pages_;  // of the step's sequences, shared ones once
+  std::array<std::vector<std::byte*>, kMostSlices> ahead_pages_;  // of the step's sequences, shared ones once
   Ahead ahead_;                                                   // what is left to prefetch of them
   std::vector<const char*> failed_;                               // [rows of the step]
 };
@@ -234,17 +234,17 @@ void CpuBackend::begin(const Step& step) {
   for (std::vector<std::byte*>& pages : ahead_pages_) pages.clear();
   ahead_.count = 0;
   if (rows() <= kStreamingRows || rows() > kAheadRows) return;
-  for (int group = 0; group < step.sequences.front().kv.layout->groups(); ++group) list_ahead(group);
+  for (int slice = 0; slice < step.sequences.front().kv.layout->slices; ++slice) list_ahead(slice);
 }
 
-// The pages of a group that the step's attention reads.
-void CpuBackend::list_ahead(int group) {
-  const auto at = static_cast<std::size_t>(group);
+// The pages of a slice that the step's attention reads.
+void CpuBackend::list_ahead(int slice) {
+  const auto at = static_cast<std::size_t>(slice);
   const KvView* before = nullptr;
   for (const StepSequence& sequence : step_.sequences) {
     const KvView& kv = sequence.kv;
-    const int window = kv.layout->window_of(group);
-    const int first = window > 0 ? std::max(0, sequence.first_position + 1 - window) / kBlockTokens : 0;
+    const int first =
+        kv.layout->window_of(slice) > 0 ? kv.layout->first_seen(sequence.first_position) / kBlockTokens : 0;
     for (int page = first; page < kv.page_count; ++page) {
       std::byte* const memory = kv.pages[at][page];
       const bool shared = before != nullptr && page < before->page_count && before->pages[at][page] == memory;
@@ -259,7 +259,7 @@ void CpuBackend::look_ahead(int layer) {
   ahead_.count = 0;
   const KvLayout& layout = *step_.sequences.front().kv.layout;
   if (layer >= layout.layers) return;
-  const std::vector<std::byte*>& pages = ahead_pages_[static_cast<std::size_t>(layout.group_of(layer))];
+  const std::vector<std::byte*>& pages = ahead_pages_[static_cast<std::size_t>(layout.slice_of(layer))];
   ahead_.pages = pages.data();
   ahead_.offset = layout.k_offset(layer, 0);
   ahead_.bytes = layout.layer_bytes();

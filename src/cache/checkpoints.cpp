@@ -1,0 +1,190 @@
+#include "cache/checkpoints.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <vector>
+
+namespace dalsegno {
+namespace {
+
+// A sequence that was `d` tokens longer than where another leaves it is resumed at most max(kNear, d) tokens before
+// that place: what is prefilled twice is never more than a chunk or two, or what was there beyond. So the distance
+// of checkpoints may double as they get older, and n tokens need about log2(n / kNear) of them beside the last.
+constexpr int kNear = 1024;
+
+int end_of(const IndexNode& node) {
+  return (node.depth - 1) * kBlockTokens + node.size;
+}
+
+}  // namespace
+
+int Checkpoints::resumable(const PrefixIndex::Match& match) const {
+  if (!needed()) return match.tokens();
+  const int blocks = static_cast<int>(match.blocks.size());
+  int run = 0;  // the first of the blocks up to this one that have window pages without a gap
+  int best = 0;
+  for (int block = 0; block < blocks; ++block) {
+    if (match.blocks[static_cast<std::size_t>(block)]->window == kNoPage) {
+      run = block + 1;
+    } else if (const int end = (block + 1) * kBlockTokens; first_block(end) >= run) {
+      best = end;
+    }
+  }
+  if (match.partial_tokens > 0 && match.partial->window != kNoPage && first_block(match.tokens()) >= run) {
+    best = match.tokens();
+  }
+  return best;
+}
+
+int Checkpoints::resumable(const IndexNode& node, int tokens) const {
+  if (!needed()) return tokens;
+  const IndexNode* at = &node;
+  while (at->depth > (tokens + kBlockTokens - 1) / kBlockTokens) at = at->parent;
+  for (int end = tokens; end > 0; at = at->parent) {
+    if (at->depth <= first_block(end)) return end;
+    if (at->window == kNoPage) end = (at->depth - 1) * kBlockTokens;
+  }
+  return 0;
+}
+
+void Checkpoints::give(IndexNode& node, PageId page) {
+  assert(node.window == kNoPage);
+  pool_.retain(page);
+  index_.set_window(node, page);
+  ++windows_;
+}
+
+void Checkpoints::drop_window(IndexNode& node) {
+  const PageId page = node.window;
+  index_.set_window(node, kNoPage);
+  pool_.release(page);
+  --windows_;
+}
+
+void Checkpoints::retain(PageId page) {
+  if (pool_.references(page) == 1 && index_.node_of(page) != nullptr) --evictable_;
+  pool_.retain(page);
+}
+
+void Checkpoints::release(PageId page) {
+  IndexNode* node = index_.node_of(page);
+  if (pool_.release(page) != 1 || node == nullptr) return;
+  if (node->cover > 0) {
+    ++evictable_;
+  } else {
+    drop_window(*node);
+  }
+}
+
+void Checkpoints::mark(IndexNode& node, bool is_end) {
+  if (!needed()) return;
+  if (node.MarkHook::is_linked()) {
+    node.is_end |= is_end;
+    return touch(node);
+  }
+  const int first = first_covered(node);
+  for (const IndexNode* at = &node; at->depth > first; at = at->parent) {
+    if (at->window == kNoPage) return;
+  }
+  for (IndexNode* at = &node; at->depth > first; at = at->parent) ++at->cover;
+  node.is_end = is_end;
+  node.mark_use = index_.tick();
+  marks_.insert(marks_.end(), node);
+}
+
+void Checkpoints::uncover(IndexNode& node) {
+  assert(node.cover > 0);
+  if (--node.cover > 0 || pool_.references(node.window) > 1) return;
+  --evictable_;
+  drop_window(node);
+}
+
+void Checkpoints::unmark(IndexNode& node) {
+  if (!node.MarkHook::is_linked()) return;
+  marks_.erase(marks_.iterator_to(node));
+  const int first = first_covered(node);
+  for (IndexNode* at = &node; at->depth > first; at = at->parent) uncover(*at);
+}
+
+void Checkpoints::touch(IndexNode& node) {
+  if (!node.MarkHook::is_linked()) return;
+  marks_.erase(marks_.iterator_to(node));
+  node.mark_use = index_.tick();
+  marks_.insert(marks_.end(), node);
+}
+
+void Checkpoints::thin(IndexNode& node) {
+  if (!needed()) return;
+  std::vector<IndexNode*> marked;
+  for (IndexNode* at = node.parent; at->parent != nullptr; at = at->parent) {
+    if (at->MarkHook::is_linked()) marked.push_back(at);
+  }
+  const int end = end_of(node);
+  int below = end;
+  for (std::size_t i = 0; i < marked.size(); ++i) {
+    const int here = end_of(*marked[i]);
+    const int above = i + 1 < marked.size() ? end_of(*marked[i + 1]) : 0;
+    const bool wanted = marked[i]->is_end && end - here <= kNear;
+    if (!wanted && below - above <= std::max(kNear, end - below)) {
+      unmark(*marked[i]);
+    } else {
+      below = here;
+    }
+  }
+}
+
+bool Checkpoints::hand_over(IndexNode& node) {
+  const bool marked = node.MarkHook::is_linked();
+  assert(node.cover == (marked ? 1U : 0U));
+  if (marked) marks_.erase(marks_.iterator_to(node));
+  node.cover = 0;
+  if (node.window != kNoPage) {
+    if (pool_.references(node.window) == 1) --evictable_;
+    drop_window(node);
+  }
+  return marked;
+}
+
+void Checkpoints::take_over(IndexNode& node) {
+  assert(node.window != kNoPage && !node.MarkHook::is_linked());
+  ++node.cover;
+  node.is_end = true;
+  node.mark_use = index_.tick();
+  marks_.insert(marks_.end(), node);
+}
+
+IndexNode* Checkpoints::oldest() {
+  return marks_.empty() ? nullptr : &*marks_.begin();
+}
+
+std::string Checkpoints::check_invariants() const {
+  std::vector<std::uint32_t> cover(pool_.ids_end());
+  for (const IndexNode& node : marks_) {
+    const int first = first_covered(node);
+    for (const IndexNode* at = &node; at->depth > first; at = at->parent) {
+      if (at->window == kNoPage) return "a checkpoint lacks a window page";
+      ++cover[static_cast<std::size_t>(at->window)];
+    }
+  }
+  std::uint64_t windows = 0;
+  std::uint64_t evictable = 0;
+  for (std::uint32_t page = 0; page < pool_.ids_end(); ++page) {
+    const IndexNode* node = index_.node_of(PageId{page});
+    if (node == nullptr || node->window != PageId{page}) continue;
+    ++windows;
+    if (node->cover != cover[page])
+      return fmt::format("{} checkpoints cover a block, not {}", cover[page], node->cover);
+    if (pool_.references(PageId{page}) > 1) continue;
+    if (node->cover == 0) return "a window page is kept that no checkpoint covers";
+    ++evictable;
+  }
+  if (windows != windows_ || evictable != evictable_) {
+    return fmt::format("{} window pages, {} of them evictable, not {} and {}", windows, evictable, windows_,
+                       evictable_);
+  }
+  return {};
+}
+
+}  // namespace dalsegno

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cache/block_pool.hpp"
+#include "cache/checkpoints.hpp"
+#include "cache/kv_cache.hpp"
+#include "cache/prefix_index.hpp"
+#include "cache/table_state.hpp"
+
+namespace dalsegno {
+
+[[nodiscard]] inline std::size_t blocks_for(int tokens) {
+  return static_cast<std::size_t>((tokens + kBlockTokens - 1) / kBlockTokens);
+}
+
+struct KvCache::Impl {
+  Impl(const KvLayout& kv_layout, std::unique_ptr<BlockPool> block_pool, std::uint32_t ghosts, MemoryBudget& budget,
+       Reservation reserved)
+      : layout(kv_layout),
+        pool(std::move(block_pool)),
+        index(pool->limit(), ghosts, budget, std::move(reserved)),
+        checkpoints(layout, *pool, index) {}
+
+  // kv_cache.cpp: pages.
+  // The pool counts references; the index is told when the last table lets go of one of its pages.
+  void retain(PageId page);
+  void release(PageId page, bool child_held = false);
+  [[nodiscard]] std::uint64_t evictable() const;
+  // The place where the choice of what to forget is made. False: nothing can be.
+  bool evict_one();
+  struct Blocks {
+    std::vector<PageId> full;
+    std::vector<PageId> window;
+  };
+  // So many blocks of each group, or nothing; what cannot fit evicts nothing.
+  std::optional<Blocks> allocate(std::size_t full, std::size_t window);
+  bool allocate(std::size_t count, int slices, std::vector<PageId>& pages);
+  void copy(PageId from, PageId to);
+  void remove_leaf(IndexNode& leaf, PrefixIndex::Remember remember);
+
+  // kv_cache.cpp: opening and ending.
+  BlockTable make_table(KvCache& cache, PrefixTree& tree);
+  void start_at(BlockTable::State& table, const PrefixIndex::Match& match, int tokens);
+  bool copy_partial(BlockTable::State& table, const PrefixIndex::Match& match, int tokens);
+  void let_go(BlockTable::State& table);
+  void finish(std::unique_ptr<BlockTable::State> table);
+  void empty(PrefixTree& tree);
+
+  // kv_cache_tables.cpp
+  IndexNode& put(BlockTable::State& table, std::span<const TokenId> tokens);
+  void publish(BlockTable::State& table);
+  void publish_partial(BlockTable::State& table);
+  void slide(BlockTable::State& table);
+  void take_room_back(BlockTable::State& table);
+  void go_back(BlockTable::State& table, int tokens);
+  void list(BlockTable::State& table, std::size_t block, PageId chain, int slice, int slices);
+
+  // kv_cache_check.cpp
+  [[nodiscard]] std::string check_table(const BlockTable::State& table) const;
+  [[nodiscard]] std::string check_references() const;
+
+  const KvLayout layout;
+  const std::unique_ptr<BlockPool> pool;
+  PrefixIndex index;
+  Checkpoints checkpoints;
+  std::vector<BlockTable::State*> tables;  // open
+  std::uint64_t evictions = 0;
+  std::uint64_t checkpoint_evictions = 0;
+};
+
+}  // namespace dalsegno

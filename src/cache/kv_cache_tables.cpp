@@ -1,0 +1,296 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+#include <utility>
+
+#include "cache/kv_cache_impl.hpp"
+
+// How open tables grow, share and shrink.
+
+namespace dalsegno {
+namespace {
+
+// Blocks between checkpoints of a sequence that goes on and on; Checkpoints::thin() leaves fewer.
+constexpr int kMarkBlocks = 64;
+
+}  // namespace
+
+// --- Filling ---
+
+Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
+  assert(table.is_open() && rows >= 0 && more >= rows);
+  BlockTable::State& state = *table.state_;
+  Impl& self = *impl_;
+  if (more > std::numeric_limits<int>::max() - kBlockTokens - state.tokens) {
+    return Error{ErrorCode::exhausted, "a sequence cannot hold that many tokens; shorten the prompt or --max-tokens"};
+  }
+  const bool windows = self.checkpoints.needed();
+  const auto missing = [](std::size_t wanted, std::size_t present) { return wanted - std::min(wanted, present); };
+  const bool full_ok = state.tokens + more <= state.capacity;
+  const bool window_ok = !windows || state.tokens + rows <= state.window_capacity;
+  if (full_ok && window_ok) return {};
+  const std::size_t full = missing(blocks_for(state.tokens + more), state.blocks());
+  const std::size_t window = windows ? missing(blocks_for(state.tokens + rows), state.window_end()) : 0;
+  const auto last = static_cast<std::size_t>(state.tokens / kBlockTokens - state.first_window);
+  const bool partial = state.partial_tokens() > 0;
+  const bool copy_full = partial && self.pool->references(state.full.front()) > 1;
+  const bool copy_window = partial && windows && self.pool->references(state.window[last]) > 1;
+  auto pages = self.allocate(full + (copy_full ? 1 : 0), window + (copy_window ? 1 : 0));
+  if (!pages) {
+    return Error{ErrorCode::exhausted,
+                 fmt::format("no room for the K/V of {} more tokens: running requests hold {} of {} pages of {}; "
+                             "raise --memory or shorten the prompt",
+                             more, self.pool->used() - self.evictable(), self.pool->limit(),
+                             human_bytes(self.layout.page_bytes()))};
+  }
+  if (copy_full) {
+    const PageId shared = std::exchange(state.full.front(), pages->full.back());
+    pages->full.pop_back();
+    self.copy(shared, state.full.front());
+    self.release(shared);
+  }
+  if (copy_window) {
+    const PageId shared = std::exchange(state.window[last], pages->window.back());
+    pages->window.pop_back();
+    self.copy(shared, state.window[last]);
+    self.checkpoints.release(shared);
+  }
+  if (partial) {
+    state.listed = std::min(state.listed, state.full_blocks());
+    state.listed_window = std::min(state.listed_window, state.full_blocks());
+  }
+  state.full.insert(state.full.end(), pages->full.begin(), pages->full.end());
+  state.window.insert(state.window.end(), pages->window.begin(), pages->window.end());
+  state.capacity = static_cast<int>(state.blocks()) * kBlockTokens;
+  state.window_capacity = windows ? static_cast<int>(state.window_end()) * kBlockTokens : state.capacity;
+  return {};
+}
+
+void KvCache::commit(BlockTable& table, std::span<const TokenId> tokens) {
+  assert(table.is_open());
+  BlockTable::State& state = *table.state_;
+  assert(tokens.size() <= static_cast<std::size_t>(table.capacity() - state.tokens) && "extend() before commit()");
+  for (const TokenId token : tokens) {
+    state.partial[state.partial_tokens()] = token;
+    ++state.tokens;
+    if (state.partial_tokens() == 0) impl_->publish(state);
+  }
+  impl_->slide(state);
+}
+
+void KvCache::expect_end(BlockTable& table, int tokens) {
+  assert(table.is_open() && tokens > 0);
+  table.state_->end_block = (tokens - 1) / kBlockTokens;
+}
+
+// Puts the block after `at` into the index, with its window page. The table keeps its references.
+IndexNode& KvCache::Impl::put(BlockTable::State& table, std::span<const TokenId> tokens) {
+  const PageId own = table.full.front();
+  bool was_checkpoint = false;
+  if (IndexNode* beginning = index.continued_by(*table.at, tokens)) was_checkpoint = checkpoints.hand_over(*beginning);
+  const PrefixIndex::Inserted inserted = index.insert(*table.at, tokens, own);
+  IndexNode& node = *inserted.node;
+  if (inserted.added) pool->retain(own);
+  if (inserted.dropped != kNoPage) pool->release(inserted.dropped);
+  // A block that holds more tokens than were computed here needs more of a window page as well.
+  if (checkpoints.needed() && node.window == kNoPage && node.size == static_cast<int>(tokens.size())) {
+    checkpoints.give(node, table.window[static_cast<std::size_t>(node.depth - 1 - table.first_window)]);
+  }
+  if (was_checkpoint) checkpoints.take_over(node);
+  return node;
+}
+
+// The place where tokens become reusable: the block just filled joins the index, or makes way for
+// the same block of another sequence.
+void KvCache::Impl::publish(BlockTable::State& table) {
+  IndexNode& node = put(table, table.partial);
+  const PageId own = table.full.front();
+  table.full.pop_front();
+  if (node.page != own) {
+    retain(node.page);
+    release(own);
+    table.listed = std::min(table.listed, static_cast<std::size_t>(node.depth - 1));
+  }
+  if (checkpoints.needed()) {
+    PageId& window = table.window[static_cast<std::size_t>(node.depth - 1 - table.first_window)];
+    if (node.window != window) {
+      checkpoints.retain(node.window);
+      checkpoints.release(std::exchange(window, node.window));
+      table.listed_window = std::min(table.listed_window, static_cast<std::size_t>(node.depth - 1));
+    }
+  }
+  // The page of the block, so far the table's as one to be written, is now held as that of its last block.
+  if (table.at != table.tree) release(table.at->page, true);
+  table.at = &node;
+  const bool is_end = node.depth - 1 == table.end_block;
+  if (is_end || node.depth % kMarkBlocks == 0) {
+    checkpoints.mark(node, is_end);
+    checkpoints.thin(node);
+  }
+}
+
+// The end of a sequence: the block that is not full yet, and a checkpoint.
+void KvCache::Impl::publish_partial(BlockTable::State& table) {
+  IndexNode* last = table.at;
+  if (table.partial_tokens() > 0) {
+    last = &put(table, std::span<const TokenId>(table.partial).first(table.partial_tokens()));
+    if (checkpoints.needed() && last->window == kNoPage) last = table.at;
+  }
+  if (last == table.tree) return;
+  checkpoints.mark(*last, true);
+  checkpoints.thin(*last);
+}
+
+// Lets go of window blocks that the next token no longer sees.
+void KvCache::Impl::slide(BlockTable::State& table) {
+  const int first = checkpoints.needed() ? checkpoints.first_block(table.tokens) : 0;
+  for (; table.first_window < first && !table.window.empty(); ++table.first_window) {
+    checkpoints.release(table.window.front());
+    table.window.pop_front();
+    const auto block = static_cast<std::size_t>(table.first_window);
+    for (int slice = layout.full_slices; slice < layout.slices; ++slice) {
+      auto& addresses = table.addresses[static_cast<std::size_t>(slice)];
+      if (block < addresses.size()) addresses[block] = nullptr;
+    }
+  }
+}
+
+// --- Forking ---
+
+// Room that fork() or rewind() takes back must be made again, since the last page may be shared by then.
+void KvCache::Impl::take_room_back(BlockTable::State& table) {
+  const std::size_t keep = blocks_for(table.tokens);
+  for (; table.blocks() > keep; table.full.pop_back()) release(table.full.back());
+  for (; table.window_end() > keep && !table.window.empty(); table.window.pop_back()) {
+    checkpoints.release(table.window.back());
+  }
+  for (auto& addresses : table.addresses) addresses.resize(std::min(addresses.size(), keep));
+  table.listed = std::min(table.listed, keep);
+  table.listed_window = std::min(table.listed_window, keep);
+  table.capacity = table.window_capacity = table.tokens;
+}
+
+BlockTable KvCache::fork(BlockTable& source) {
+  assert(source.is_open());
+  BlockTable::State& from = *source.state_;
+  impl_->take_room_back(from);
+  impl_->index.join(*from.tree);
+  BlockTable table = impl_->make_table(*this, *from.tree);
+  BlockTable::State& to = *table.state_;
+  to.at = from.at;
+  to.partial = from.partial;
+  to.tokens = from.tokens;
+  to.capacity = to.window_capacity = from.tokens;
+  to.full = from.full;
+  to.window = from.window;
+  to.first_window = from.first_window;
+  if (to.at != to.tree) impl_->retain(to.at->page);
+  for (const PageId page : to.full) impl_->retain(page);
+  for (const PageId page : to.window) impl_->checkpoints.retain(page);
+  if (to.partial_tokens() > 0) {
+    from.end_block = to.end_block = static_cast<int>(to.full_blocks());
+  } else if (to.at != to.tree) {
+    impl_->checkpoints.mark(*to.at, true);
+  }
+  return table;
+}
+
+int KvCache::rewind(BlockTable& table, int tokens) {
+  assert(table.is_open() && tokens >= 0 && tokens <= table.tokens());
+  BlockTable::State& state = *table.state_;
+  Checkpoints& checkpoints = impl_->checkpoints;
+  int kept = tokens;
+  if (tokens <= static_cast<int>(state.full_blocks()) * kBlockTokens) {
+    kept = checkpoints.resumable(PrefixIndex::ancestor(*state.at, static_cast<int>(blocks_for(tokens))), tokens);
+  } else if (checkpoints.needed()) {
+    const int first = checkpoints.first_block(tokens);
+    for (const IndexNode* at = state.at; at->depth > first; at = at->parent) {
+      if (at->window != kNoPage) continue;
+      kept = checkpoints.resumable(*at->parent, (at->depth - 1) * kBlockTokens);
+      break;
+    }
+  }
+  impl_->go_back(state, kept);
+  impl_->take_room_back(state);
+  return kept;
+}
+
+// What is held changes to what a sequence of `tokens` tokens needs, shared with the index. Takes first, then lets go.
+void KvCache::Impl::go_back(BlockTable::State& table, int tokens) {
+  const int blocks = tokens / kBlockTokens;
+  const bool within_last = blocks == static_cast<int>(table.full_blocks());
+  IndexNode& at = PrefixIndex::ancestor(*table.at, blocks);
+  const bool shares = !within_last && tokens % kBlockTokens > 0;
+  IndexNode* source = shares ? &PrefixIndex::ancestor(*table.at, blocks + 1) : nullptr;
+  std::deque<PageId> full = within_last ? table.full : std::deque<PageId>{};
+  std::deque<PageId> window;
+  const int first = checkpoints.needed() ? checkpoints.first_block(tokens) : 0;
+  if (checkpoints.needed()) {
+    for (IndexNode* node = source != nullptr ? source : &at; node->depth > first; node = node->parent) {
+      window.push_front(node->window);
+    }
+    if (within_last) {
+      const auto tail = table.window.begin() + (blocks - table.first_window);
+      window.insert(window.end(), tail, table.window.end());
+    }
+  }
+  if (source != nullptr) full.push_back(source->page);
+  for (const PageId page : window) checkpoints.retain(page);
+  for (const PageId page : full) retain(page);
+  if (&at != table.tree) retain(at.page);
+  for (const PageId page : table.window) checkpoints.release(page);
+  for (const PageId page : table.full) release(page);
+  if (table.at != table.tree) release(table.at->page);
+  if (source != nullptr) table.partial = source->tokens;
+  table.full = std::move(full);
+  table.window = std::move(window);
+  table.first_window = first;
+  table.at = &at;
+  table.tokens = tokens;
+  table.listed = std::min(table.listed, static_cast<std::size_t>(blocks));
+  table.listed_window = 0;
+  for (int slice = layout.full_slices; slice < layout.slices; ++slice) {
+    table.addresses[static_cast<std::size_t>(slice)].clear();
+  }
+}
+
+// --- Looking ---
+
+void KvCache::Impl::list(BlockTable::State& table, std::size_t block, PageId chain, int slice, int slices) {
+  for (int i = slice; i < slice + slices; ++i, chain = pool->next(chain)) {
+    table.addresses[static_cast<std::size_t>(i)][block] = pool->address(chain);
+  }
+}
+
+// After an ordinary step only the blocks that it added are listed; after a fork, all.
+KvView KvCache::view(const BlockTable& table) const {
+  assert(table.is_open());
+  BlockTable::State& state = *table.state_;
+  const KvLayout& layout = impl_->layout;
+  const std::size_t blocks = state.blocks();
+  KvView view{&layout, {}, static_cast<int>(blocks)};
+  for (int slice = 0; slice < layout.slices; ++slice) {
+    auto& addresses = state.addresses[static_cast<std::size_t>(slice)];
+    addresses.resize(blocks, nullptr);
+    view.pages[static_cast<std::size_t>(slice)] = addresses.data();
+  }
+  std::size_t next = state.full_blocks();
+  for (const IndexNode* at = state.at; static_cast<std::size_t>(at->depth) > state.listed; at = at->parent) {
+    impl_->list(state, static_cast<std::size_t>(at->depth - 1), at->page, 0, layout.full_slices);
+  }
+  for (next = std::max(next, state.listed); next < blocks; ++next) {
+    impl_->list(state, next, state.full[next - state.full_blocks()], 0, layout.full_slices);
+  }
+  state.listed = blocks;
+  const auto first = static_cast<std::size_t>(state.first_window);
+  for (std::size_t block = std::max(first, state.listed_window); block < std::min(blocks, state.window_end());
+       ++block) {
+    impl_->list(state, block, state.window[block - first], layout.full_slices, layout.window_slices());
+  }
+  state.listed_window = std::min(blocks, state.window_end());
+  return view;
+}
+
+}  // namespace dalsegno
