@@ -59,6 +59,10 @@ class Engine {
   virtual Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                                  const GenerateCallbacks& callbacks = {}) = 0;
 
+  // What generate() would reuse of this prompt at this moment, and why no more. Computes nothing.
+  // Errors: invalid_argument, as generate().
+  virtual Result<Explanation> explain(std::span<const TokenId> prompt, const std::string& salt = {}) = 0;
+
   [[nodiscard]] virtual const Tokenizer& tokenizer() const = 0;
   [[nodiscard]] virtual int context() const = 0;
   // Drops every cached block that no running request uses.

@@ -42,7 +42,17 @@ struct Usage {
 struct Reuse {
   const char* tier = "none";
   Stopped stopped = Stopped::cold;
-  int at = 0;  // the first token that was not reused
+  int at = 0;           // the first token that was not cached
+  int resumed = 0;      // where prefill began: before `at` where a sliding window lacked what comes before it
+  double saved_ms = 0;  // what the reused tokens would have taken, by the engine's recent steps; 0: no such step yet
+};
+
+// What a prompt would reuse now, without running it.
+struct Explanation {
+  int prompt_tokens = 0;
+  int reused_tokens = 0;
+  Reuse reuse;
+  double ttft_ms = 0;  // predicted from recent steps, if nothing else runs; 0: no such step yet
 };
 
 // temperature 0 is greedy; ties go to the lowest id. Draws are keyed by
@@ -64,6 +74,7 @@ struct GenerateOptions {
   SamplingOptions sampling{};
   std::vector<std::string> stop{};  // the reply ends before the first of these texts
   bool reuse = true;                // false: neither read from nor added to the cache
+  std::string salt{};               // requests of different salts share nothing and do not wait for each other
   // affects performance
   int chunk = 512;  // most prompt tokens per step
 };

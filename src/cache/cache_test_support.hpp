@@ -29,6 +29,13 @@ inline Namespace salted(std::string salt) {
   return Namespace{NumericsKey{}, std::move(salt)};
 }
 
+// Namespaces of one tenant that differ in their numerics key, as other models or settings do.
+inline Namespace keyed(std::string_view name) {
+  NumericsKey key;
+  key.numerics_version = static_cast<int>(name.empty() ? 0 : name.front());
+  return Namespace{key, "tenant"};
+}
+
 inline std::uint64_t mix(std::uint64_t x) {
   x += 0x9E3779B97F4A7C15ULL;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;

@@ -236,7 +236,7 @@ KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const Token
   const auto wanted = tokens.first(static_cast<std::size_t>(limit));
   PrefixTree* tree = impl_->index.enter(name_space);
   PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);
-  const Stopped why = impl_->index.why(tree, match, wanted);
+  const Stopped why = impl_->index.why(name_space, tree, match, wanted);
   const int at = match.tokens();
   int reused = impl_->checkpoints.resumable(match);
   Opened opened{impl_->make_table(*this, tree == nullptr ? impl_->index.enter_private() : *tree), reused,
@@ -271,7 +271,7 @@ KvCache::Preview KvCache::preview(const Namespace& name_space, std::span<const T
   const PrefixTree* tree = impl_->index.find(name_space);
   const PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);
   const int reused = impl_->checkpoints.resumable(match);
-  const Stopped why = impl_->index.why(tree, match, wanted);
+  const Stopped why = impl_->index.why(name_space, tree, match, wanted);
   return {reused, reused < match.tokens() ? Stopped::window : why, match.tokens()};
 }
 

@@ -61,7 +61,8 @@ class KvCache {
   //   end         every one of tokens[0, limit) was reused
   //   evicted     a block given up for room continues with at least the next token
   //   diverged    the index continues here, with other tokens
-  //   name_space  another namespace's blocks hold at least the next token too
+  //   name_space  a namespace of the same salt but another numerics key holds at least the next token too;
+  //               what other salts hold is never told
   //   cold
   // A namespace the budget has no room for is served as by open_private().
   Opened open(const Namespace& name_space, std::span<const TokenId> tokens, int limit);
@@ -88,7 +89,7 @@ class KvCache {
   // What is never committed is never visible: tokens that a step computed but that were rejected since (drafts) are
   // left out, and later steps write over them.
   void commit(BlockTable& table, std::span<const TokenId> tokens);
-  // Others will want to resume where the table has this many tokens: a prompt's end.
+  // Others will want to resume where the table has this many tokens: a prompt's end, or where another prompt leaves it.
   void expect_end(BlockTable& table, int tokens);
   // Ends the sequence: its last partial block becomes reusable too. The table is empty afterwards.
   void close(BlockTable&& table);

@@ -110,9 +110,9 @@ class Oracle {
       sequence.table = cache_->open_private();
     } else {
       const int limit = below(static_cast<int>(sequence.target.size()) + 1);
-      const auto preview = cache_->preview(salted(sequence.salt), sequence.target, limit);
+      const auto preview = cache_->preview(keyed(sequence.salt), sequence.target, limit);
       check(sequence, limit, preview);
-      KvCache::Opened opened = cache_->open(salted(sequence.salt), sequence.target, limit);
+      KvCache::Opened opened = cache_->open(keyed(sequence.salt), sequence.target, limit);
       EXPECT_EQ(opened.reused, opened.table.tokens());
       if (opened.reused != preview.reused) {
         EXPECT_LE(opened.reused, preview.reused / kBlockTokens * kBlockTokens);
@@ -241,7 +241,7 @@ class Oracle {
     sequence.salt = any_salt();
     sequence.target = any_tokens();
     const int limit = below(static_cast<int>(sequence.target.size()) + 1);
-    const auto seen = cache_->preview(salted(sequence.salt), sequence.target, limit);
+    const auto seen = cache_->preview(keyed(sequence.salt), sequence.target, limit);
     check(sequence, limit, seen);
   }
 

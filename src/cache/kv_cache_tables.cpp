@@ -82,7 +82,10 @@ void KvCache::commit(BlockTable& table, std::span<const TokenId> tokens) {
 
 void KvCache::expect_end(BlockTable& table, int tokens) {
   assert(table.is_open() && tokens > 0);
-  table.state_->end_block = (tokens - 1) / kBlockTokens;
+  if (!impl_->checkpoints.needed()) return;
+  std::vector<int>& ends = table.state_->ends;
+  const int block = (tokens - 1) / kBlockTokens;
+  if (std::ranges::find(ends, block) == ends.end()) ends.push_back(block);
 }
 
 // Puts the block after `at` into the index, with its window page. The table keeps its references.
@@ -124,7 +127,7 @@ void KvCache::Impl::publish(BlockTable::State& table) {
   // The page of the block, so far the table's as one to be written, is now held as that of its last block.
   if (table.at != table.tree) release(table.at->page, true);
   table.at = &node;
-  const bool is_end = node.depth - 1 == table.end_block;
+  const bool is_end = std::erase(table.ends, node.depth - 1) > 0;
   if (is_end || node.depth % kMarkBlocks == 0) {
     checkpoints.mark(node, is_end);
     checkpoints.thin(node);
@@ -143,9 +146,9 @@ void KvCache::Impl::publish_partial(BlockTable::State& table) {
   checkpoints.thin(*last);
 }
 
-// Lets go of window blocks that the next token no longer sees.
+// Lets go of window blocks that nobody who goes on from the last full block sees.
 void KvCache::Impl::slide(BlockTable::State& table) {
-  const int first = checkpoints.needed() ? checkpoints.first_block(table.tokens) : 0;
+  const int first = checkpoints.needed() ? checkpoints.first_block(table.tokens / kBlockTokens * kBlockTokens) : 0;
   for (; table.first_window < first && !table.window.empty(); ++table.first_window) {
     checkpoints.release(table.window.front());
     table.window.pop_front();
@@ -190,7 +193,8 @@ BlockTable KvCache::fork(BlockTable& source) {
   for (const PageId page : to.full) impl_->retain(page);
   for (const PageId page : to.window) impl_->checkpoints.retain(page);
   if (to.partial_tokens() > 0) {
-    from.end_block = to.end_block = static_cast<int>(to.full_blocks());
+    expect_end(source, to.tokens);
+    expect_end(table, to.tokens);
   } else if (to.at != to.tree) {
     impl_->checkpoints.mark(*to.at, true);
   }

@@ -22,7 +22,7 @@ class KvCacheTest : public testing::Test {
   void TearDown() override { EXPECT_EQ(cache_->check_invariants(), ""); }
 
   KvCache::Opened open(const Tokens& tokens, const std::string& salt = "a") {
-    KvCache::Opened opened = cache_->open(salted(salt), tokens, static_cast<int>(tokens.size()));
+    KvCache::Opened opened = cache_->open(keyed(salt), tokens, static_cast<int>(tokens.size()));
     EXPECT_EQ(cache_->check_invariants(), "");
     EXPECT_EQ(wrong(opened.table, Tokens(tokens.begin(), tokens.begin() + opened.reused), salt), -1);
     return opened;
@@ -45,7 +45,7 @@ class KvCacheTest : public testing::Test {
     EXPECT_EQ(cache_->check_invariants(), "");
   }
   KvCache::Preview preview(const Tokens& tokens, const std::string& salt = "a") const {
-    return cache_->preview(salted(salt), tokens, static_cast<int>(tokens.size()));
+    return cache_->preview(keyed(salt), tokens, static_cast<int>(tokens.size()));
   }
   int wrong(const BlockTable& table, const Tokens& tokens, const std::string& salt = "a") const {
     return first_wrong(cache_->view(table), salt, tokens);
@@ -68,7 +68,7 @@ TEST_F(KvCacheTest, ReuseIsToTheTokenNotToTheBlock) {
 TEST_F(KvCacheTest, ReuseGoesNoFurtherThanTheLimit) {
   finished(counting(0, 64));
   for (const int limit : {0, 1, 16, 33, 63, 64}) {
-    const auto opened = cache_->open(salted("a"), counting(0, 64), limit);
+    const auto opened = cache_->open(keyed("a"), counting(0, 64), limit);
     EXPECT_EQ(opened.reused, limit);
     EXPECT_EQ(opened.stopped, Stopped::end);
     EXPECT_EQ(opened.table.blocks(), (limit + 15) / 16);
@@ -132,9 +132,13 @@ TEST_F(KvCacheTest, EachReasonWhyReuseStops) {
 
 TEST_F(KvCacheTest, NamespacesThatDifferInAnythingShareNothing) {
   finished(counting(0, 32));
-  Namespace other = salted("a");
+  Namespace other = keyed("a");
   other.key.activation_bits = 16;
   EXPECT_EQ(cache_->open(other, counting(0, 32), 32).reused, 0);
+  Namespace tenant = keyed("a");
+  tenant.salt = "another tenant";
+  EXPECT_EQ(cache_->open(tenant, counting(0, 32), 32).reused, 0);
+  EXPECT_EQ(cache_->preview(tenant, counting(0, 32), 32).stopped, Stopped::cold) << "tenants learn nothing of others";
   EXPECT_EQ(open(counting(0, 32), "").reused, 0);
   EXPECT_EQ(open(counting(0, 32)).reused, 32);
 }

@@ -171,7 +171,8 @@ PrefixIndex::Match PrefixIndex::match(const PrefixTree& tree, std::span<const To
   return match;
 }
 
-Stopped PrefixIndex::why(const PrefixTree* tree, const Match& match, std::span<const TokenId> tokens) const {
+Stopped PrefixIndex::why(const Namespace& name_space, const PrefixTree* tree, const Match& match,
+                         std::span<const TokenId> tokens) const {
   const auto matched = static_cast<std::size_t>(match.tokens());
   if (matched == tokens.size()) return Stopped::end;
   if (tree != nullptr) {
@@ -182,12 +183,14 @@ Stopped PrefixIndex::why(const PrefixTree* tree, const Match& match, std::span<c
         match.partial != nullptr ? match.partial->size > match.partial_tokens : !last.children.empty();
     if (continues) return Stopped::diverged;
   }
-  return held_elsewhere(tree, tokens.first(matched + 1)) ? Stopped::name_space : Stopped::cold;
+  return held_elsewhere(name_space, tokens.first(matched + 1)) ? Stopped::name_space : Stopped::cold;
 }
 
-bool PrefixIndex::held_elsewhere(const PrefixTree* tree, std::span<const TokenId> tokens) const {
+// Nobody learns what other tenants hold, so only the same salt counts.
+bool PrefixIndex::held_elsewhere(const Namespace& name_space, std::span<const TokenId> tokens) const {
   return std::ranges::any_of(trees_, [&](const auto& other) {
-    return &other.second != tree && match(other.second, tokens).tokens() == static_cast<int>(tokens.size());
+    return other.first.salt == name_space.salt && other.first != name_space &&
+           match(other.second, tokens).tokens() == static_cast<int>(tokens.size());
   });
 }
 

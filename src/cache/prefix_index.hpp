@@ -104,7 +104,8 @@ class PrefixIndex {
   // The longest live prefix of `tokens`. Cost: O(log siblings) comparisons for each block.
   [[nodiscard]] Match match(const PrefixTree& tree, std::span<const TokenId> tokens) const;
   // Why `match` ended where it did. `tree` is nullptr when the namespace has none.
-  [[nodiscard]] Stopped why(const PrefixTree* tree, const Match& match, std::span<const TokenId> tokens) const;
+  [[nodiscard]] Stopped why(const Namespace& name_space, const PrefixTree* tree, const Match& match,
+                            std::span<const TokenId> tokens) const;
 
   struct Inserted {
     IndexNode* node = nullptr;  // that now stands for these tokens; for a partial block, it may hold more
@@ -165,7 +166,7 @@ class PrefixIndex {
 
   [[nodiscard]] Siblings::const_iterator position(const Siblings& siblings, std::span<const TokenId> tokens) const;
   [[nodiscard]] Nearest nearest(const Siblings& siblings, std::span<const TokenId> tokens) const;
-  [[nodiscard]] bool held_elsewhere(const PrefixTree* tree, std::span<const TokenId> tokens) const;
+  [[nodiscard]] bool held_elsewhere(const Namespace& name_space, std::span<const TokenId> tokens) const;
   IndexNode& take_node(IndexNode& parent, std::span<const TokenId> tokens);
   void free_node(IndexNode& node);
   PageId remove_live(IndexNode& node);

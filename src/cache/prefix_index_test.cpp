@@ -33,7 +33,9 @@ class PrefixIndexTest : public testing::Test {
     return *inserted.node;
   }
   PageId evict() { return index_->evict(PrefixIndex::Remember::yes); }
-  Stopped why(const Tokens& tokens) const { return index_->why(tree_, index_->match(*tree_, tokens), tokens); }
+  Stopped why(const Tokens& tokens) const {
+    return index_->why(salted("a"), tree_, index_->match(*tree_, tokens), tokens);
+  }
 
   MemoryBudget budget_{1 << 30};
   std::unique_ptr<PrefixIndex> index_;

@@ -27,8 +27,8 @@ struct BlockTable::State {
   int window_capacity = 0;  // of `window`, if the model has sliding layers
   std::deque<PageId> full;  // of the blocks from tokens/16 on: first pages of their chains
   std::deque<PageId> window;
-  int first_window = 0;  // block of the first of `window`; those before are out of sight
-  int end_block = -1;    // a checkpoint is wanted when this block is full
+  int first_window = 0;   // block of the first of `window`; those before are out of sight
+  std::vector<int> ends;  // a checkpoint is wanted when one of these blocks is full
 
   // What view() gave last, as far as it is still true: of blocks [0, listed) and of window pages up to
   // [listed_window). Window pages that the table does not hold are nullptr.

@@ -36,7 +36,11 @@ json::object usage_json(const Usage& usage) {
 }
 
 json::object reuse_json(const Reuse& reuse) {
-  return {{"tier", reuse.tier}, {"stopped", name(reuse.stopped)}, {"at", reuse.at}};
+  return {{"tier", reuse.tier},
+          {"stopped", name(reuse.stopped)},
+          {"at", reuse.at},
+          {"resumed", reuse.resumed},
+          {"saved_ms", reuse.saved_ms}};
 }
 
 json::object reply_json(const Reply& reply, int turn, bool show_ids) {
@@ -56,9 +60,10 @@ json::object reply_json(const Reply& reply, int turn, bool show_ids) {
 
 std::string reuse_words(const Usage& usage, const Reuse& reuse) {
   const std::string from = usage.reused_tokens > 0 ? fmt::format(" ({})", reuse.tier) : "";
-  return fmt::format("{} token{} in: {} reused{}, {} prefilled, stopped: {} at {}", usage.prompt_tokens,
+  const std::string resumed = reuse.resumed < reuse.at ? fmt::format(", resumed at {}", reuse.resumed) : "";
+  return fmt::format("{} token{} in: {} reused{}, {} prefilled, stopped: {} at {}{}", usage.prompt_tokens,
                      plural(usage.prompt_tokens), usage.reused_tokens, from, usage.prefilled_tokens,
-                     name(reuse.stopped), reuse.at);
+                     name(reuse.stopped), reuse.at, resumed);
 }
 
 std::string reply_line(const Reply& reply) {

@@ -1,5 +1,7 @@
 #include "model/kv_layout.hpp"
 
+#include "tensor/kv_groups.hpp"
+
 namespace dalsegno {
 
 KvLayout kv_layout(const ModelConfig& config, KvFormat format) {
@@ -8,7 +10,7 @@ KvLayout kv_layout(const ModelConfig& config, KvFormat format) {
   layout.layers = config.layers;
   layout.kv_heads = config.kv_heads;
   layout.head_dim = config.head_dim;
-  return layout;
+  return with_window(layout, config.sliding_window, [&](int layer) { return config.windowed(layer); });
 }
 
 }  // namespace dalsegno

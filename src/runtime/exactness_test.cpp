@@ -89,7 +89,8 @@ TEST_P(Exactness, RandomHistoriesAloneAndInCompanyGiveTheSameBits) {
 
     const int split = static_cast<int>(random() % static_cast<unsigned>(size));
     const auto warm = run(*engine, tokens, {.from = split});
-    EXPECT_EQ(warm->admission().reused, std::min(split, size - 1));
+    EXPECT_EQ(warm->admission().at, std::min(split, size - 1));
+    EXPECT_LE(warm->admission().reused, warm->admission().at);
     expect_same(*reference, *warm, "warm from " + std::to_string(split));
     check_cache(*engine);
     if (round % 5 == 4) engine->reset_cache();
@@ -110,12 +111,14 @@ TEST_P(Exactness, APreemptedSequenceResumesWithTheSameBits) {
   const auto tight = open();
   std::uint64_t limit = 0;
   tight->scheduler().on_engine_thread([&](KvCache& cache) { limit = cache.stats().pages_limit; });
-  // Takes all but 40 pages, so that six sequences of 240 tokens (90 blocks) cannot all stay.
-  const auto pages = static_cast<int>(limit) - 40;
+  // Takes all but the pages of 40 blocks, so that six sequences of 240 tokens (90 blocks) cannot all stay.
+  int blocks = 0;
+  tight->scheduler().on_engine_thread(
+      [&](KvCache& cache) { blocks = static_cast<int>(limit) / cache.layout().slices - 40; });
   BlockTable ballast;
   tight->scheduler().on_engine_thread([&](KvCache& cache) {
     ballast = cache.open_private();
-    ASSERT_TRUE(cache.extend(ballast, pages * kBlockTokens).ok());
+    ASSERT_TRUE(cache.extend(ballast, blocks * kBlockTokens).ok());
   });
   std::vector<Work> work;
   std::vector<std::shared_ptr<Recorder>> recorders;

@@ -50,7 +50,7 @@ Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& optio
 
 void Generation::on_admitted(const Admission& admission) {
   reply_.usage.reused_tokens = admission.reused;
-  reply_.reuse = {admission.reused > 0 ? "ram" : "none", admission.stopped, admission.at};
+  reply_.reuse = admission.report();
 }
 
 void Generation::on_progress(int done, int total) {

@@ -89,13 +89,13 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
     remedy_ = "shorten it: the model was made for no more";
   }
 
-  Namespace name_space;
-  name_space.key.fingerprint = fingerprint(*file, config, pool_);
-  name_space.key.activation_bits = options.activation_bits;
-  name_space.key.kv = options.kv;
-  name_space.key.numerics_version = kNumericsVersion;
+  NumericsKey key;
+  key.fingerprint = fingerprint(*file, config, pool_);
+  key.activation_bits = options.activation_bits;
+  key.kv = options.kv;
+  key.numerics_version = kNumericsVersion;
   scheduler_ = std::make_unique<Scheduler>(
-      Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), name_space, limits.rows, context_});
+      Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows, context_});
   return {};
 }
 
@@ -126,9 +126,16 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
   auto generation = std::make_shared<Generation>(tokens, options, *tokenizer_->impl().vocabulary, kernels_);
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
-  work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse});
+  work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt});
   scheduler_->submit(std::move(work));
   return generation->wait(callbacks);
+}
+
+Result<Explanation> LocalEngine::explain(std::span<const TokenId> prompt, const std::string& salt) {
+  DALSEGNO_TRY(check_prompt(prompt));
+  const int size = static_cast<int>(prompt.size());
+  const Admission seen = scheduler_->preview(prompt, size - 1, salt);
+  return Explanation{size, seen.reused, seen.report(), 1e3 * seen.token_seconds * (size - seen.reused)};
 }
 
 void LocalEngine::reset_cache() {

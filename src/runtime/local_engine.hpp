@@ -23,6 +23,7 @@ class LocalEngine final : public Engine {
 
   Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                          const GenerateCallbacks& callbacks) override;
+  Result<Explanation> explain(std::span<const TokenId> prompt, const std::string& salt) override;
   [[nodiscard]] const Tokenizer& tokenizer() const override { return *tokenizer_; }
   [[nodiscard]] int context() const override { return context_; }
   void reset_cache() override;

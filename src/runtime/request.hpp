@@ -13,6 +13,11 @@ struct Admission {
   int reused = 0;
   Stopped stopped = Stopped::cold;
   int at = 0;
+  double token_seconds = 0;  // what a prompt token took lately; 0: unknown
+
+  [[nodiscard]] Reuse report() const {
+    return {reused > 0 ? "ram" : "none", stopped, at, reused, 1e3 * token_seconds * reused};
+  }
 };
 
 // What a request wants after seeing the logits of a position.

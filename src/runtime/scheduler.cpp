@@ -3,13 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <future>
+#include <iterator>
 
 namespace dalsegno {
 namespace {
 
 // Sequences of one step at most; more wait. Their tables and the step's lists stay small.
 constexpr std::size_t kMaxRunning = 256;
+// Steps of at least this many rows say what a prompt token takes; each counts for a quarter of the mean.
+constexpr int kMeasuredRows = 64;
+constexpr double kNewest = 0.25;
 
 }  // namespace
 
@@ -55,7 +60,18 @@ void Scheduler::run() {
     sequence->outcome = FinishReason::cancelled;
     finish(*sequence);
   }
+  for (SequencePtr& sequence : following_) sequence->work.request->on_finished(FinishReason::cancelled);
   for (SequencePtr& sequence : waiting_) sequence->work.request->on_finished(FinishReason::cancelled);
+}
+
+Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt) {
+  Admission seen;
+  on_engine_thread([&](KvCache& cache) {
+    const int limit = std::min(static_cast<int>(tokens.size()) - 1, first_logit);
+    const KvCache::Preview preview = cache.preview(name_space(salt), tokens, limit);
+    seen = {preview.reused, limit == 0 ? Stopped::cold : preview.stopped, preview.at, token_seconds_};
+  });
+  return seen;
 }
 
 // Takes what was queued; sleeps while there is nothing to do. False when the scheduler stops.
@@ -92,16 +108,65 @@ void Scheduler::drop_cancelled() {
     sequence->outcome = FinishReason::cancelled;
   }
   settle();
-  std::erase_if(waiting_, [](const SequencePtr& sequence) {
+  const auto drop = [](const SequencePtr& sequence) {
     const bool cancelled = sequence->work.request->cancelled();
     if (cancelled) sequence->work.request->on_finished(FinishReason::cancelled);
     return cancelled;
-  });
+  };
+  std::erase_if(waiting_, drop);
+  std::erase_if(following_, drop);
+}
+
+// True if it stands aside: a running sequence is about to compute blocks that this one needs next. Whoever is not
+// behind in what both share leads.
+bool Scheduler::follows(Sequence& sequence) {
+  if (!sequence.work.reuse) return false;
+  const std::vector<TokenId>& tokens = sequence.work.tokens;
+  const int limit = std::min(static_cast<int>(tokens.size()) - 1, sequence.next_logit);
+  Sequence* leader = nullptr;
+  int shared =
+      parts_.cache->preview(name_space(sequence.work.salt), tokens, limit).reused / kBlockTokens * kBlockTokens;
+  const int own = shared;
+  for (const SequencePtr& each : running_) {
+    if (!each->work.reuse || each->finished || each->work.salt != sequence.work.salt) continue;
+    if (each->table.tokens() < own) continue;
+    const std::vector<TokenId>& theirs = each->work.tokens;
+    const auto end = std::mismatch(theirs.begin(), theirs.end(), tokens.begin(), tokens.begin() + limit).first;
+    const int common = static_cast<int>(end - theirs.begin()) / kBlockTokens * kBlockTokens;
+    if (common <= shared || common <= each->table.tokens()) continue;
+    shared = common;
+    leader = each.get();
+  }
+  sequence.leader = leader;
+  sequence.awaits = shared;
+  if (leader != nullptr) parts_.cache->expect_end(leader->table, shared);
+  return leader != nullptr;
+}
+
+void Scheduler::leave_leader(const Sequence& leader) {
+  for (const SequencePtr& sequence : following_) {
+    if (sequence->leader == &leader) sequence->leader = nullptr;
+  }
+}
+
+// Those whose wait is over go to the front of the queue, in order of arrival.
+void Scheduler::recall_followers() {
+  const auto waits = [](const SequencePtr& sequence) {
+    return sequence->leader != nullptr && sequence->leader->table.tokens() < sequence->awaits;
+  };
+  const auto ready = std::stable_partition(following_.begin(), following_.end(), waits);
+  if (ready == following_.end()) return;
+  waiting_.insert(waiting_.begin(), std::move_iterator(ready), std::move_iterator(following_.end()));
+  following_.erase(ready, following_.end());
+  room_changed_ = true;
 }
 
 void Scheduler::admit() {
+  recall_followers();
   while (room_changed_ && !waiting_.empty() && running_.size() < kMaxRunning) {
-    if (!admit_one(waiting_.front())) {
+    if (follows(*waiting_.front())) {
+      following_.push_back(std::move(waiting_.front()));
+    } else if (!admit_one(waiting_.front())) {
       // In order of arrival: nobody overtakes a large request, so none starves.
       room_changed_ = false;
       return;
@@ -115,18 +180,23 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   const std::vector<TokenId>& tokens = sequence->work.tokens;
   const int size = static_cast<int>(tokens.size());
   const int limit = sequence->work.reuse ? std::min(size - 1, sequence->next_logit) : 0;
-  KvCache::Opened opened = sequence->work.reuse ? parts_.cache->open(parts_.name_space, tokens, limit)
+  KvCache::Opened opened = sequence->work.reuse ? parts_.cache->open(name_space(sequence->work.salt), tokens, limit)
                                                 : KvCache::Opened{parts_.cache->open_private(), 0, Stopped::off, 0};
   // Logits of the first position leave nothing to reuse; that is no full hit.
   if (limit == 0 && sequence->work.reuse) opened.stopped = size == 1 ? Stopped::cold : Stopped::off;
   sequence->table = std::move(opened.table);
-  if (Result<void> room = parts_.cache->extend(sequence->table, size - opened.reused); !room.ok()) {
+  const int missing = size - opened.reused;
+  const int rows = std::min({missing, sequence->work.chunk, parts_.max_rows});
+  if (Result<void> room = parts_.cache->extend(sequence->table, missing, rows); !room.ok()) {
     parts_.cache->close(std::move(sequence->table));
     if (!running_.empty()) return false;
     sequence->work.request->on_finished(std::move(room).error());
     return true;
   }
-  if (!sequence->admitted_before) sequence->work.request->on_admitted({opened.reused, opened.stopped, opened.at});
+  parts_.cache->expect_end(sequence->table, sequence->prompt_tokens);
+  if (!sequence->admitted_before) {
+    sequence->work.request->on_admitted({opened.reused, opened.stopped, opened.at, token_seconds_});
+  }
   sequence->admitted_before = true;
   running_.push_back(std::move(sequence));
   return true;
@@ -139,7 +209,9 @@ void Scheduler::step() {
     return;
   }
   const Step step{step_tokens_, step_sequences_, logit_rows_};
+  const auto begin = std::chrono::steady_clock::now();
   parts_.model->forward(step, [this](int index, std::span<const float> logits) { deliver(index, logits); });
+  measure(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   const std::span<const char* const> failed = parts_.backend->failed_rows();
   for (Sequence* sequence : in_step_) {
     const char* why = nullptr;
@@ -171,6 +243,13 @@ void Scheduler::step() {
     }
   }
   settle();
+}
+
+void Scheduler::measure(double seconds) {
+  const int rows = static_cast<int>(step_tokens_.size());
+  if (rows < kMeasuredRows) return;
+  const double each = seconds / rows;
+  token_seconds_ += (token_seconds_ > 0 ? kNewest : 1) * (each - token_seconds_);
 }
 
 // First every sequence that decodes, then chunks of prompts in order of arrival, while rows are left.
@@ -222,6 +301,7 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
 void Scheduler::preempt(Sequence& sequence) {
   const auto at =
       std::find_if(running_.begin(), running_.end(), [&](const SequencePtr& each) { return each.get() == &sequence; });
+  leave_leader(sequence);
   parts_.cache->close(std::move(sequence.table));
   waiting_.push_front(std::move(*at));
   running_.erase(at);
@@ -269,6 +349,7 @@ void Scheduler::settle() {
 }
 
 void Scheduler::finish(Sequence& sequence) {
+  leave_leader(sequence);
   if (sequence.outcome.ok()) {
     parts_.cache->close(std::move(sequence.table));
   } else {

@@ -25,12 +25,15 @@ struct Work {
   int first_logit = 0;          // logits are wanted from this position on; no reuse reaches beyond it
   int chunk = 512;              // most prompt tokens per step
   bool reuse = true;
+  std::string salt = {};  // of its namespace
 };
 
 // Owns the engine thread: admits work, composes steps of all running sequences, runs them, and
 // keeps the cache's tables. The only caller of model and cache.
 // A sequence that cannot grow preempts the youngest one, which gives its blocks to the index
 // and later resumes with the same bits.
+// Single flight: a request whose next missing blocks a running one of the same namespace is going to compute stands
+// aside until they are there, or that one has ended; then it is admitted like any other, so that another takes over.
 // Threads: submit() and on_engine_thread() from any; everything else is the engine thread's.
 class Scheduler {
  public:
@@ -38,7 +41,7 @@ class Scheduler {
     Model* model = nullptr;
     Backend* backend = nullptr;
     KvCache* cache = nullptr;
-    Namespace name_space;
+    NumericsKey key;
     int max_rows = 0;  // of one step
     int context = 0;   // most tokens of one sequence
   };
@@ -49,6 +52,8 @@ class Scheduler {
   void submit(std::vector<Work> work);
   // Runs `call` between two steps and waits for it. Requires: not called on the engine thread.
   void on_engine_thread(const std::function<void(KvCache&)>& call);
+  // What a request with these tokens would reuse if it were admitted now.
+  Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
 
  private:
   struct Sequence {
@@ -57,6 +62,9 @@ class Scheduler {
     int prompt_tokens = 0;
     int next_logit = 0;
     bool admitted_before = false;
+    // While it stands aside: for whom, and until how many tokens of that one are there.
+    const Sequence* leader = nullptr;
+    int awaits = 0;
     // Of the step being composed.
     int rows = 0;
     int first_row = 0;
@@ -70,6 +78,11 @@ class Scheduler {
   void drop_cancelled();
   void admit();
   bool admit_one(SequencePtr& sequence);
+  bool follows(Sequence& sequence);
+  void leave_leader(const Sequence& leader);
+  void recall_followers();
+  void measure(double seconds);
+  [[nodiscard]] Namespace name_space(const std::string& salt) const { return {parts_.key, salt}; }
   void step();
   void compose();
   bool grow(Sequence& sequence, int rows);
@@ -91,8 +104,10 @@ class Scheduler {
 
   // Engine thread only.
   std::deque<SequencePtr> waiting_;
-  std::vector<SequencePtr> running_;  // oldest first
-  bool room_changed_ = true;          // something ended since admission last failed
+  std::deque<SequencePtr> following_;  // those that stand aside
+  std::vector<SequencePtr> running_;   // oldest first
+  double token_seconds_ = 0;           // of a prompt token, lately
+  bool room_changed_ = true;           // something ended since admission last failed
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;

@@ -56,7 +56,7 @@ class Scoring final : public Waiter {
     if (options_.hash) result_.hash = sha_.hex();
     const int size = static_cast<int>(ids_.size());
     result_.usage = {size, admission().reused, size - admission().reused, 0};
-    result_.reuse = {admission().reused > 0 ? "ram" : "none", admission().stopped, admission().at};
+    result_.reuse = admission().report();
     return std::move(result_);
   }
 
