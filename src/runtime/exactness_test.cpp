@@ -111,10 +111,12 @@ TEST_P(Exactness, APreemptedSequenceResumesWithTheSameBits) {
   const auto tight = open();
   std::uint64_t limit = 0;
   tight->scheduler().on_engine_thread([&](KvCache& cache) { limit = cache.stats().pages_limit; });
-  // Takes all but the pages of 40 blocks, so that six sequences of 240 tokens (90 blocks) cannot all stay.
+  // Leaves room for four of nine parts of what six sequences of 240 tokens need.
   int blocks = 0;
-  tight->scheduler().on_engine_thread(
-      [&](KvCache& cache) { blocks = static_cast<int>(limit) / cache.layout().slices - 40; });
+  tight->scheduler().on_engine_thread([&](KvCache& cache) {
+    const std::uint64_t spare = 6 * cache.layout().pages_for(240, 1) * 4 / 9;
+    blocks = static_cast<int>(limit - spare) / cache.layout().slices;
+  });
   BlockTable ballast;
   tight->scheduler().on_engine_thread([&](KvCache& cache) {
     ballast = cache.open_private();
