@@ -24,7 +24,7 @@ constexpr const char* kModels[] = {
     "llama-gqa",  "llama-rope3",  "llama-f16",  "llama-bf16", "llama-q8_0", "llama-q4_0", "llama-q4_1",   "llama-q5_0",
     "llama-q5_1", "llama-iq4_nl", "llama-q4_k", "llama-q5_k", "llama-q6_k", "qwen2-bias", "qwen3-qknorm", "gemma3-swa"};
 
-std::string hash(const std::string& model, KvFormat kv, int activation_bits) {
+std::string hash(const std::string& model, const KvOptions& kv, int activation_bits) {
   const std::string stem = std::string(DALSEGNO_GOLDEN) + "/tiny/" + model;
   std::vector<TokenId> ids;
   const boost::json::value golden = read_json(stem + ".json");
@@ -47,10 +47,14 @@ std::string hash(const std::string& model, KvFormat kv, int activation_bits) {
 TEST(Baseline, TheLogitsOfTheTinyModelsHaveTheBitsOfThisNumericsVersion) {
   boost::json::object hashes;
   for (const char* model : kModels) {
-    hashes[model] = {{"bf16", hash(model, KvFormat::bf16, 8)},
-                     {"f32", hash(model, KvFormat::f32, 8)},
-                     {"bf16, activations 16", hash(model, KvFormat::bf16, 16)},
-                     {"f32, activations 16", hash(model, KvFormat::f32, 16)}};
+    const KvOptions f32{.format = KvFormat::f32};
+    hashes[model] = {{"bf16", hash(model, {}, 8)},
+                     {"f32", hash(model, f32, 8)},
+                     {"bf16, activations 16", hash(model, {}, 16)},
+                     {"f32, activations 16", hash(model, f32, 16)},
+                     {"kv 8", hash(model, {.format = KvFormat::q8}, 8)},
+                     {"kv 4", hash(model, {.format = KvFormat::q4}, 8)},
+                     {"kv 4, group 32", hash(model, {.format = KvFormat::q4, .group_size = 32}, 8)}};
   }
   const boost::json::value now = {{"numerics_version", kNumericsVersion}, {"logits_sha256", hashes}};
   const boost::json::value baseline = read_json(std::string(DALSEGNO_SOURCE) + "/tests/baseline.json");

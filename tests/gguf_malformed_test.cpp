@@ -100,7 +100,7 @@ struct Case {
 // Corrupt files are refused by inspect too; those that are only beyond this version are described by it.
 void check_inspect(const Case& damaged, const std::string& bytes) {
   const OnDisk on_disk(bytes);
-  const auto report = inspect(on_disk.path(), KvFormat::bf16, 0);
+  const auto report = inspect(on_disk.path(), {}, 0);
   if (report) {
     EXPECT_NE(damaged.code, ErrorCode::corrupt) << damaged.label;
     EXPECT_FALSE(report->runnable) << damaged.label;
@@ -132,7 +132,7 @@ TEST(MalformedGguf, TheUndamagedFileIsAccepted) {
   const auto result = read_all(bytes);
   EXPECT_TRUE(result.ok()) << result.error().message;
   const OnDisk on_disk(bytes);
-  const auto report = inspect(on_disk.path(), KvFormat::bf16, 0);
+  const auto report = inspect(on_disk.path(), {}, 0);
   EXPECT_TRUE(report.ok()) << report.error().message;
 }
 
@@ -401,7 +401,7 @@ TEST(MalformedGguf, TruncatedFilesThroughInspect) {
   const std::string bytes = file.bytes();
   for (std::size_t cut = 0; cut < bytes.size(); cut += cut < 400 ? 1 : 197) {
     const OnDisk on_disk(bytes.substr(0, cut));
-    const auto report = inspect(on_disk.path(), KvFormat::bf16, 0);
+    const auto report = inspect(on_disk.path(), {}, 0);
     ASSERT_FALSE(report.ok()) << "cut at " << cut;
     expect_one_sentence(report.error(), "cut at " + std::to_string(cut));
   }
@@ -446,7 +446,7 @@ TEST(MalformedGguf, RandomDamageThroughInspect) {
     std::string bytes = whole;
     for (unsigned i = 1 + random() % 4; i > 0; --i) bytes[random() % 4096] = static_cast<char>(random() % 256);
     const OnDisk on_disk(bytes);
-    const auto report = inspect(on_disk.path(), KvFormat::f32, 0);
+    const auto report = inspect(on_disk.path(), {.format = KvFormat::f32}, 0);
     if (!report.ok()) expect_one_sentence(report.error(), "round " + std::to_string(round));
   }
 }

@@ -81,7 +81,7 @@ struct ModelCost {
   double attention_operations = 0;  // bf16, per token and key it sees
 };
 // Errors: as Engine::open.
-Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv, int activation_bits);
+Result<ModelCost> model_cost(const std::string& model_path, const KvOptions& kv, int activation_bits);
 
 struct TensorTypeCount {
   std::string type;
@@ -107,6 +107,6 @@ struct InspectReport {
   std::vector<std::string> unusual;  // one sentence each
 };
 // context 0: the model's own. Errors: as Engine::open, but unknown architectures are reported, not refused.
-Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context, int activation_bits = 8);
+Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv, int context, int activation_bits = 8);
 
 }  // namespace dalsegno

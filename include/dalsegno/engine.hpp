@@ -17,7 +17,7 @@ namespace dalsegno {
 struct EngineOptions {
   // affects behaviour
   std::string model_path;  // a GGUF file
-  KvFormat kv = KvFormat::bf16;
+  KvOptions kv;
   int activation_bits = 8;         // 8 or 16: of what quantised weights are multiplied by; 16 is the more exact
   int context = 0;                 // most tokens of one sequence; 0: what the model was trained for
   std::uint64_t memory_bytes = 0;  // whole process budget; 0: automatic, see docs/memory.md

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -8,8 +9,14 @@ namespace dalsegno {
 
 using TokenId = std::int32_t;
 
-// How keys and values are stored. Part of the numerics key: it changes bits.
-enum class KvFormat : std::uint8_t { bf16, f32 };
+// How keys and values are stored: as values, or as codes of 8 or 4 bits. Part of the numerics key: it changes bits.
+enum class KvFormat : std::uint8_t { bf16, f32, q8, q4 };
+
+struct KvOptions {
+  KvFormat format = KvFormat::bf16;
+  int group_size = 64;  // of 8 and 4 bits: how many values of a token's head share a scale; 32, 64 or 128
+  auto operator<=>(const KvOptions&) const = default;
+};
 
 // Why reuse ended at a token.
 enum class Stopped : std::uint8_t {

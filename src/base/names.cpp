@@ -3,7 +3,17 @@
 namespace dalsegno {
 
 const char* name(KvFormat format) {
-  return format == KvFormat::bf16 ? "bf16" : "f32";
+  switch (format) {
+    case KvFormat::bf16:
+      return "bf16";
+    case KvFormat::f32:
+      return "f32";
+    case KvFormat::q8:
+      return "8";
+    case KvFormat::q4:
+      return "4";
+  }
+  return "bf16";
 }
 
 const char* name(Stopped stopped) {

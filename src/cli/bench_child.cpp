@@ -33,7 +33,10 @@ double peak_kib() {
 
 std::vector<std::string> child_words(const CommonOptions& options, const BenchRow& row) {
   const EngineOptions& engine = options.engine;
-  std::vector<std::string> words{"dalsegno", "bench", "--model", options.model, "--kv", name(engine.kv)};
+  std::vector<std::string> words{"dalsegno", "bench", "--model", options.model, "--kv", name(engine.kv.format)};
+  if (engine.kv.format == KvFormat::q8 || engine.kv.format == KvFormat::q4) {
+    words.insert(words.end(), {"--kv-group", std::to_string(engine.kv.group_size)});
+  }
   words.insert(words.end(), {"--activations", std::to_string(engine.activation_bits)});
   if (engine.threads > 0) words.insert(words.end(), {"--threads", std::to_string(engine.threads)});
   if (engine.memory_bytes > 0) words.insert(words.end(), {"--memory", std::to_string(engine.memory_bytes)});

@@ -80,9 +80,9 @@ Result<int> inspect_verb(const CommonOptions& options) {
   DALSEGNO_ASSIGN(path, find_model(options.model));
   DALSEGNO_ASSIGN(report, inspect(path, options.engine.kv, options.engine.context, options.engine.activation_bits));
   if (options.json) {
-    say(dump(report_json(report, options.engine.kv)) + "\n");
+    say(dump(report_json(report, options.engine.kv.format)) + "\n");
   } else {
-    print_report(report, options.engine.kv);
+    print_report(report, options.engine.kv.format);
   }
   return 0;
 }

@@ -21,6 +21,10 @@ std::string lower(std::string text) {
   return text;
 }
 
+bool is_code(KvFormat format) {
+  return format == KvFormat::q8 || format == KvFormat::q4;
+}
+
 void read_memory(EngineOptions& engine, const std::string& text) {
   engine.memory_bytes = 0;
   if (lower(text) == "automatic") return;
@@ -31,15 +35,21 @@ void read_memory(EngineOptions& engine, const std::string& text) {
 }
 
 void read_kv(EngineOptions& engine, const std::string& text) {
-  if (text == "bf16") {
-    engine.kv = KvFormat::bf16;
-  } else if (text == "f32") {
-    engine.kv = KvFormat::f32;
-  } else if (text == "8" || text == "4") {
-    wrong_usage(fmt::format("--kv {}: {}-bit keys and values are not supported yet; use bf16 or f32", text, text));
-  } else {
-    wrong_usage(fmt::format("--kv: there is no format '{}'; use bf16 or f32", text));
+  for (const KvFormat format : {KvFormat::bf16, KvFormat::f32, KvFormat::q8, KvFormat::q4}) {
+    if (text != name(format)) continue;
+    engine.kv.format = format;
+    return;
   }
+  wrong_usage(fmt::format("--kv: there is no format '{}'; use bf16, f32, 8 or 4", text));
+}
+
+void read_kv_group(EngineOptions& engine, const std::string& text) {
+  for (const int size : {32, 64, 128}) {
+    if (text != std::to_string(size)) continue;
+    engine.kv.group_size = size;
+    return;
+  }
+  wrong_usage(fmt::format("--kv-group must be 32, 64 or 128, not '{}'", text));
 }
 
 void read_activations(EngineOptions& engine, const std::string& text) {
@@ -47,9 +57,16 @@ void read_activations(EngineOptions& engine, const std::string& text) {
   engine.activation_bits = text == "8" ? 8 : 16;
 }
 
+// What only some formats have means nothing to the others, so it is a mistake.
+void check_kv(const CLI::App& app, const KvOptions& kv) {
+  if (app.count("--kv-group") > 0 && !is_code(kv.format)) {
+    wrong_usage(fmt::format("--kv-group is for --kv 8 or 4, not for {}", name(kv.format)));
+  }
+}
+
 // Options that are agreed but not there yet are refused by name, never ignored.
 void add_unsupported(CLI::App& app) {
-  for (const char* name : {"--kv-group", "--kv-start", "--max-kv", "--keep"}) {
+  for (const char* name : {"--kv-start", "--max-kv", "--keep"}) {
     const auto refuse = [name](const std::string&) {
       wrong_usage(fmt::format("{} is not supported yet by this version", name));
     };
@@ -122,8 +139,13 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
       ->group(sizes);
   app.add_option_function<std::string>(
          "--kv", [&engine](const std::string& text) { read_kv(engine, text); },
-         "how keys and values are stored: bf16 (default) or f32")
+         "how keys and values are stored: bf16 (default), f32, or codes of 8 or 4 bits")
       ->type_name("FORMAT")
+      ->group(sizes);
+  app.add_option_function<std::string>(
+         "--kv-group", [&engine](const std::string& text) { read_kv_group(engine, text); },
+         "with --kv 8 or 4: how many values share a scale: 32, 64 (default) or 128")
+      ->type_name("N")
       ->group(sizes);
   app.add_option_function<std::string>(
          "--activations", [&engine](const std::string& text) { read_activations(engine, text); },
@@ -131,6 +153,7 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
       ->type_name("BITS")
       ->group(sizes);
   add_unsupported(app);
+  app.parse_complete_callback([&app, &engine] { check_kv(app, engine.kv); });
 }
 
 void add_generation(CLI::App& app, GenerateOptions& options) {

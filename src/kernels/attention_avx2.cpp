@@ -1,5 +1,6 @@
 #include "kernels/lanes_avx2.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/load_tile.hpp"
 
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
@@ -193,8 +194,12 @@ inline void soften(float* s, const Visible& keys, float scale, int head_dim, Att
 
 template <class Format, int kRows>
 void attend_tile(const AttentionArgs& args, int row0, int key, Work& work) {
-  const Tile tile = tile_at(args, key);
-  const Tile next = tile_at(args, key + kTileKeys);
+  Tile tile = tile_at(args, key);
+  Tile next = tile_at(args, key + kTileKeys);
+  if (args.codes != nullptr) {
+    load_tile<load_codes>(args, next, kTileBlocks, tile);
+    next = tile;
+  }
   AttentionState* out = args.out + row0;
   scores<Format, kRows>(tile, next, args.head_dim, work);
   for (int i = 0; i < kRows; i++) {

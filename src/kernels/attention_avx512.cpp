@@ -1,5 +1,6 @@
 #include "kernels/lanes_avx512.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/load_tile.hpp"
 
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
@@ -191,10 +192,11 @@ void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&key
 template <class Format, bool kAhead, int kRows, int kBlocks>
 void attend_tile(const AttentionArgs& args, int row0, int key, const std::uint64_t (&keys)[kMaxRows], bool last,
                  Work& work) {
-  const Tile tile = tile_at(args, key);
+  Tile tile = tile_at(args, key);
   const Tile next = last && args.next != nullptr ? tile_at(*args.next, args.next->chunk * kChunkKeys)
                                                  : tile_at(args, key + kTileKeys);
   const AttentionState* out = args.out + row0;
+  if (args.codes != nullptr) load_tile<load_codes>(args, next, kBlocks, tile);
   probabilities<Format, kAhead, kRows, kBlocks>(tile, next, keys, args.head_dim, args.scale, work);
   int d = 0;
   for (; d + kLanes * kWidth <= args.head_dim; d += kLanes * kWidth) {
@@ -257,7 +259,7 @@ void attend_format(const AttentionArgs& args) {
   const int groups = (args.rows + kMaxRows - 1) / kMaxRows;
   for (int g = 0, row = 0; g < groups; g++) {  // spread evenly: 8 rows are 4 + 4, not 6 + 2
     const int rows = (args.rows - row) / (groups - g);
-    if (g == 0) {  // the others find in L2 what the first has read
+    if (g == 0 && args.codes == nullptr) {  // the others find in L2 what the first has read; loading codes prefetches
       attend_group<Format, true>(args, row, rows);
     } else {
       attend_group<Format, false>(args, row, rows);

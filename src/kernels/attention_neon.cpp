@@ -1,5 +1,6 @@
 #include "kernels/lanes_neon.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/load_tile.hpp"
 
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 #define DALSEGNO_INLINE inline __attribute__((always_inline))
@@ -212,7 +213,8 @@ inline void soften(float* s, const Visible& keys, float scale, int head_dim, Att
 
 template <class Maths, class Format, int kRows>
 void attend_tile(const AttentionArgs& args, int row0, int key, Work& work) {
-  const Tile tile = tile_at(args, key);
+  Tile tile = tile_at(args, key);
+  if (args.codes != nullptr) load_tile<load_codes>(args, tile_at(args, key + kTileKeys), kTileBlocks, tile);
   AttentionState* out = args.out + row0;
   scores<Maths, Format, kRows>(tile, args.head_dim, work);
   for (int i = 0; i < kRows; i++) {

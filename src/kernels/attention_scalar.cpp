@@ -57,8 +57,13 @@ void chain(const typename Format::Wide* x, int stride, const typename Format::Wi
 
 // The block's values as stored, or nullptr where the sequence has no such block (its keys count as zeros).
 template <class Format>
-const typename Format::Stored* block_part(const AttentionArgs& args, int block, std::size_t offset) {
+const typename Format::Stored* block_part(const AttentionArgs& args, int block, KvPart kind) {
   if (block >= args.page_count || args.pages[block] == nullptr) return nullptr;
+  const std::size_t offset = kind == KvPart::keys ? args.k_offset : args.v_offset;
+  if (args.codes != nullptr) {
+    load_codes(args.pages[block] + offset, *args.codes, kind, nullptr, args.loaded);
+    return reinterpret_cast<const typename Format::Stored*>(args.loaded);
+  }
   return reinterpret_cast<const typename Format::Stored*>(args.pages[block] + offset);
 }
 
@@ -119,7 +124,7 @@ template <class Format>
 void attend_tile(const AttentionArgs& args, int row0, int rows, int tile, Work<Format>& work) {
   const int dim = args.head_dim;
   for (int b = 0; b < kTileBlocks; b++) {
-    widen_k<Format>(block_part<Format>(args, tile / kBlockTokens + b, args.k_offset), dim, work.keys);
+    widen_k<Format>(block_part<Format>(args, tile / kBlockTokens + b, KvPart::keys), dim, work.keys);
     for (int i = 0; i < rows; i++) {
       float* s = work.s[i] + b * kBlockTokens;
       for (int key = 0; key < kBlockTokens; key++) s[key] = 0.0F;
@@ -131,7 +136,7 @@ void attend_tile(const AttentionArgs& args, int row0, int rows, int tile, Work<F
     if (!keys.none()) soften<Format>(work.s[i], keys, args.scale, dim, args.out[row0 + i], work.p[i]);
   }
   for (int b = 0; b < kTileBlocks; b++) {
-    widen_v<Format>(block_part<Format>(args, tile / kBlockTokens + b, args.v_offset), dim, work.keys);
+    widen_v<Format>(block_part<Format>(args, tile / kBlockTokens + b, KvPart::values), dim, work.keys);
     for (int i = 0; i < rows; i++) {
       if (visible(args, row0 + i, tile).none()) continue;
       for (int d = 0; d < dim; d += kLanes) {

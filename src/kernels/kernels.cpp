@@ -27,9 +27,12 @@ constexpr Kernels kScalar = {
     .silu_mul = scalar::silu_mul,
     .gelu_mul = scalar::gelu_mul,
     .rope = scalar::rope,
+    .hadamard = scalar::hadamard,
     .store_q = scalar::store_q,
     .store_k = scalar::store_k,
     .store_v = scalar::store_v,
+    .store_codes = scalar::store_codes,
+    .load_codes = scalar::load_codes,
     .attend = scalar::attend,
     .merge = scalar::merge,
     .finish = scalar::finish,
@@ -39,25 +42,28 @@ constexpr Kernels kScalar = {
     .peak_bf16 = scalar::peak_bf16,
 };
 
-#define DALSEGNO_OVERRIDE(table, level) \
-  table.name = #level;                  \
-  table.gemm = level::gemm;             \
-  table.quantise = level::quantise;     \
-  table.rms_norm = level::rms_norm;     \
-  table.scale = level::scale;           \
-  table.add = level::add;               \
-  table.silu_mul = level::silu_mul;     \
-  table.gelu_mul = level::gelu_mul;     \
-  table.rope = level::rope;             \
-  table.store_q = level::store_q;       \
-  table.store_k = level::store_k;       \
-  table.store_v = level::store_v;       \
-  table.attend = level::attend;         \
-  table.merge = level::merge;           \
-  table.finish = level::finish;         \
-  table.exp_sum = level::exp_sum;       \
-  table.all_finite = level::all_finite; \
-  table.peak_int8 = level::peak_int8;   \
+#define DALSEGNO_OVERRIDE(table, level)   \
+  table.name = #level;                    \
+  table.gemm = level::gemm;               \
+  table.quantise = level::quantise;       \
+  table.rms_norm = level::rms_norm;       \
+  table.scale = level::scale;             \
+  table.add = level::add;                 \
+  table.silu_mul = level::silu_mul;       \
+  table.gelu_mul = level::gelu_mul;       \
+  table.rope = level::rope;               \
+  table.store_q = level::store_q;         \
+  table.store_k = level::store_k;         \
+  table.store_v = level::store_v;         \
+  table.hadamard = level::hadamard;       \
+  table.store_codes = level::store_codes; \
+  table.load_codes = level::load_codes;   \
+  table.attend = level::attend;           \
+  table.merge = level::merge;             \
+  table.finish = level::finish;           \
+  table.exp_sum = level::exp_sum;         \
+  table.all_finite = level::all_finite;   \
+  table.peak_int8 = level::peak_int8;     \
   table.peak_bf16 = level::peak_bf16
 
 #if defined(__x86_64__)

@@ -76,7 +76,7 @@ inline constexpr int kChunkKeys = 256;  // keys per chunk; each starts fresh and
 
 // Query rows of one K/V head of one sequence against one absolute chunk of keys.
 struct AttentionArgs {
-  KvFormat format = KvFormat::bf16;
+  KvFormat format = KvFormat::bf16;   // or f32
   int head_dim = 0;                   // a multiple of 16, at most kMaxHeadDim
   std::byte* const* pages = nullptr;  // block b at pages[b]; those >= page_count or nullptr count as zeros
   int page_count = 0;
@@ -90,6 +90,10 @@ struct AttentionArgs {
   int chunk = 0;                        // keys [256*chunk, 256*chunk + 256)
   float scale = 0;
   AttentionState* out = nullptr;  // [rows]; overwritten; m = -inf where nothing is visible
+  // Where K/V are codes, `format` is bf16 and a tile is loaded when it is reached, for few rows as many times as the
+  // kernel tiles them. loaded: room for K and V of a tile in bf16, 64-byte aligned.
+  const KvCodes* codes = nullptr;
+  std::byte* loaded = nullptr;
   // What the caller attends to afterwards, or nullptr: its first keys (pages, offsets, chunk) may be prefetched.
   const AttentionArgs* next = nullptr;
 };
@@ -123,12 +127,18 @@ struct Kernels {
   // Pairs are (2i, 2i+1) if interleaved, else (i, i + rope_dim/2):
   // a' = fma(a, c, -(b*s)), b' = fma(a, s, b*c).
   void (*rope)(float* x, int rope_dim, const float* cos, const float* sin, bool interleaved);
+  // The unnormalised Walsh-Hadamard transform of each run of hadamard_size(n) values of x [n], times `factor`.
+  void (*hadamard)(float* x, int n, float factor);
   // Rounds q [n] to the format attention reads.
   void (*store_q)(const float* q, int n, KvFormat format, void* out);
   // Write one token's k or v [head_dim] into its slot (0..15) of a block part.
   // False: not finite after rounding to the format; zeros are stored.
   bool (*store_k)(const float* k, int head_dim, KvFormat format, std::byte* part, int slot);
   bool (*store_v)(const float* v, int head_dim, KvFormat format, std::byte* part, int slot);
+  // As store_k and store_v where K/V are codes. False: not finite in bf16, or 2^127 and more; zeros are stored.
+  bool (*store_codes)(const float* x, const KvCodes& codes, KvPart kind, std::byte* part, int slot);
+  // The values of a part of codes, in bf16's layout. ahead: the part needed next, may be prefetched, or nullptr.
+  void (*load_codes)(const std::byte* part, const KvCodes& codes, KvPart kind, const std::byte* ahead, std::byte* out);
 
   void (*attend)(const AttentionArgs& args);
   // total = total merged with part (the next chunk to the right); total.m == -inf: a copy.

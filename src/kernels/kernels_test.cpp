@@ -129,6 +129,29 @@ constexpr Fault kFaults[] = {
          return finite || slot == 7;
        };
      }},
+    {"hadamard",
+     [](Kernels& kernels) {
+       kernels.hadamard = [](float* x, int n, float factor) {
+         true_level().hadamard(x, n, factor);
+         x[n / 2] = spoil(x[n / 2]);
+       };
+     }},
+    {"store_codes",
+     [](Kernels& kernels) {
+       kernels.store_codes = [](const float* x, const KvCodes& codes, KvPart kind, std::byte* part, int slot) {
+         const bool fits = true_level().store_codes(x, codes, kind, part, slot);
+         part[codes.bytes - 1] ^= std::byte{1};
+         return fits;
+       };
+     }},
+    {"load_codes",
+     [](Kernels& kernels) {
+       kernels.load_codes = [](const std::byte* part, const KvCodes& codes, KvPart kind, const std::byte* ahead,
+                               std::byte* out) {
+         true_level().load_codes(part, codes, kind, ahead, out);
+         if (codes.bits == 4) out[kv_part_bytes(KvFormat::bf16, codes.head_dim, 0) - 2] ^= std::byte{1};
+       };
+     }},
     {"attend",
      [](Kernels& kernels) {
        kernels.merge = [](AttentionState& total, const AttentionState& part, int dim) {

@@ -283,6 +283,49 @@ void check_store_v(const Kernels& kernels, Digest& digest) {
   check_store(kernels.store_v, 11, digest);
 }
 
+// Codes of both widths, in a group of the head and in a smaller last one.
+void check_codes(const Kernels& kernels, bool load, std::uint64_t seed, Digest& digest) {
+  constexpr int kHead = 80;
+  Inputs inputs(seed);
+  for (KvFormat format : {KvFormat::q8, KvFormat::q4}) {
+    for (KvPart kind : {KvPart::keys, KvPart::values}) {
+      const KvCodes codes = kv_codes(format, kHead, kind == KvPart::keys ? 64 : 0);
+      std::vector<std::byte> part(codes.bytes);
+      for (int slot = 0; slot < kBlockTokens; slot++) {
+        const int low = slot < 3 ? -127 : slot < 6 ? 120 : -10;
+        auto row = inputs.values(kHead, low, low + 6);
+        if (slot == 7) row[7] = __builtin_inff();
+        if (slot == 8) row[70] = __builtin_nanf("");
+        if (slot == 9) row[9] = 0x1p127F;
+        const bool fits = kernels.store_codes(row.data(), codes, kind, part.data(), slot);
+        if (!load) digest.add(&fits, 1);
+      }
+      std::vector<std::uint16_t> values(kBlockTokens * kHead);
+      kernels.load_codes(part.data(), codes, kind, nullptr, reinterpret_cast<std::byte*>(values.data()));
+      if (load) digest.add(values);
+      if (!load) digest.add(part);
+    }
+  }
+}
+
+void check_hadamard(const Kernels& kernels, Digest& digest) {
+  Inputs inputs(17);
+  for (int n : {16, 96, 256}) {
+    for (int low : {-10, -127}) {
+      auto x = inputs.values(n, low, low + 6);
+      kernels.hadamard(x.data(), n, low == -10 ? 1.0F : 0.25F);
+      digest.add(x);
+    }
+  }
+}
+
+void check_store_codes(const Kernels& kernels, Digest& digest) {
+  check_codes(kernels, false, 15, digest);
+}
+void check_load_codes(const Kernels& kernels, Digest& digest) {
+  check_codes(kernels, true, 16, digest);
+}
+
 constexpr int kDim = 16;
 constexpr int kKeys = 260;  // a chunk and a little of the next
 constexpr int kQueries = 18;
@@ -516,6 +559,9 @@ constexpr Check kChecks[] = {
     {"store_q", check_store_q, 0xff3f433df7225378},
     {"store_k", check_store_k, 0x5a6cbf747ce5184e},
     {"store_v", check_store_v, 0xd8e807d451fcc9cb},
+    {"hadamard", check_hadamard, 0xb3905877f171b50c},
+    {"store_codes", check_store_codes, 0x35f31e916a17926b},
+    {"load_codes", check_load_codes, 0x99685d542b0ec8ea},
     {"attend", check_attend, 0x778476c376c0c322},
     {"exp_sum", check_exp_sum, 0x516bfe5da3833df8},
     {"all_finite", check_all_finite, 0x02873216da1a2d04},

@@ -1,16 +1,35 @@
 #include "model/kv_layout.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "tensor/kv_groups.hpp"
 
 namespace dalsegno {
 
-KvLayout kv_layout(const ModelConfig& config, KvFormat format) {
+KvLayout kv_layout(const ModelConfig& config, const KvOptions& kv) {
   KvLayout layout;
-  layout.format = format;
+  layout.format = kv.format;
   layout.layers = config.layers;
   layout.kv_heads = config.kv_heads;
   layout.head_dim = config.head_dim;
+  layout.code_group = is_quantised(kv.format) ? kv.group_size : 0;
   return with_window(layout, config.sliding_window, [&](int layer) { return config.windowed(layer); });
+}
+
+Result<KvOptions> kv_options(const ModelConfig& config, const KvOptions& wanted) {
+  KvOptions kv = wanted;
+  if (!is_quantised(kv.format)) {
+    kv.group_size = 0;
+    return kv;
+  }
+  if (kv.group_size != 32 && kv.group_size != 64 && kv.group_size != 128) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("groups of {} keys or values are not possible; choose 32, 64 or 128", kv.group_size)};
+  }
+  kv.group_size = std::min(kv.group_size, config.head_dim);
+  return kv;
 }
 
 }  // namespace dalsegno

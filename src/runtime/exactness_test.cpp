@@ -26,7 +26,7 @@ void expect_same(const Recorder& whole, const Recorder& part, const std::string&
   }
 }
 
-class Exactness : public ::testing::TestWithParam<std::tuple<std::string, KvFormat, int>> {
+class Exactness : public ::testing::TestWithParam<std::tuple<std::string, KvOptions, int>> {
  protected:
   [[nodiscard]] std::unique_ptr<LocalEngine> open(int threads = 2, std::uint64_t memory_bytes = 256ULL << 20) const {
     return open_engine({.model = std::get<0>(GetParam()),
@@ -142,9 +142,9 @@ TEST_P(Exactness, APreemptedSequenceResumesWithTheSameBits) {
   });
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvFormat, int>>& info) {
-  std::string text =
-      std::get<0>(info.param) + "_" + name(std::get<1>(info.param)) + "_" + std::to_string(std::get<2>(info.param));
+std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvOptions, int>>& info) {
+  std::string text = std::get<0>(info.param) + "_" + name(std::get<1>(info.param).format) + "_" +
+                     std::to_string(std::get<2>(info.param));
   std::replace(text.begin(), text.end(), '-', '_');
   return text;
 }
@@ -152,12 +152,19 @@ std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvF
 INSTANTIATE_TEST_SUITE_P(TinyModels, Exactness,
                          ::testing::Combine(::testing::Values("llama-gqa", "llama-rope3", "llama-q4_1", "llama-q6_k",
                                                               "qwen2-bias", "qwen3-qknorm", "gemma3-swa"),
-                                            ::testing::Values(KvFormat::bf16, KvFormat::f32), ::testing::Values(8)),
+                                            ::testing::Values(KvOptions{}, KvOptions{.format = KvFormat::f32}),
+                                            ::testing::Values(8)),
+                         test_name);
+INSTANTIATE_TEST_SUITE_P(TinyModelsWithCodes, Exactness,
+                         ::testing::Combine(::testing::Values("llama-gqa", "llama-q4_1", "gemma3-swa"),
+                                            ::testing::Values(KvOptions{.format = KvFormat::q8},
+                                                              KvOptions{.format = KvFormat::q4, .group_size = 32}),
+                                            ::testing::Values(8)),
                          test_name);
 // Only quantised weights know the difference.
 INSTANTIATE_TEST_SUITE_P(TinyModelsWithWideActivations, Exactness,
                          ::testing::Combine(::testing::Values("llama-q8_0", "llama-q4_1", "llama-q6_k"),
-                                            ::testing::Values(KvFormat::bf16), ::testing::Values(16)),
+                                            ::testing::Values(KvOptions{}), ::testing::Values(16)),
                          test_name);
 
 }  // namespace

@@ -91,7 +91,7 @@ void describe_sizes(const ModelConfig& config, InspectReport& report) {
   report.context = config.context;
 }
 
-void describe_memory(const GgufFile& file, ModelConfig config, KvFormat kv, int activation_bits,
+void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& kv, int activation_bits,
                      InspectReport& report) {
   const KvLayout layout = kv_layout(config, kv);
   report.kv_bytes_per_token = layout.block_bytes() / kBlockTokens;
@@ -104,7 +104,7 @@ void describe_memory(const GgufFile& file, ModelConfig config, KvFormat kv, int 
 }
 
 // A model that is well-formed but beyond this version is described; a damaged one is an error.
-Result<void> describe_model(const GgufFile& file, KvFormat kv, int context, int activation_bits,
+Result<void> describe_model(const GgufFile& file, const KvOptions& wanted, int context, int activation_bits,
                             InspectReport& report) {
   DALSEGNO_ASSIGN(architecture, file.string("general.architecture"));
   report.architecture = printable(architecture);
@@ -118,7 +118,10 @@ Result<void> describe_model(const GgufFile& file, KvFormat kv, int context, int 
   }
   report.at_context = context == 0 ? report.context : context;
   report.runnable = config && runnable(architecture);
-  if (config) describe_memory(file, *config, kv, activation_bits, report);
+  if (config) {
+    DALSEGNO_ASSIGN(kv, kv_options(*config, wanted));
+    describe_memory(file, *config, kv, activation_bits, report);
+  }
   return {};
 }
 
@@ -138,7 +141,7 @@ Result<void> describe_tokenizer(const GgufFile& file, InspectReport& report) {
 
 }  // namespace
 
-Result<InspectReport> inspect(const std::string& model_path, KvFormat kv, int context, int activation_bits) {
+Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv, int context, int activation_bits) {
   if (context < 0 || context > kMaxContext) {
     return Error{
         ErrorCode::invalid_argument,

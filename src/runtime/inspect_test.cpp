@@ -20,7 +20,7 @@ using namespace testing;  // NOLINT(google-build-using-namespace)
 using ::testing::Contains;
 using ::testing::HasSubstr;
 
-Result<InspectReport> inspect_model(const TestGguf& model, KvFormat kv = KvFormat::bf16, int context = 0) {
+Result<InspectReport> inspect_model(const TestGguf& model, const KvOptions& kv = {}, int context = 0) {
   const auto path =
       std::filesystem::temp_directory_path() / ("dalsegno-inspect-" + std::to_string(::getpid()) + ".gguf");
   std::ofstream(path, std::ios::binary) << model.bytes();
@@ -30,7 +30,7 @@ Result<InspectReport> inspect_model(const TestGguf& model, KvFormat kv = KvForma
 }
 
 TEST(Inspect, SaysWhatAFileHolds) {
-  const auto report = inspect(DALSEGNO_GOLDEN "/tiny/llama-gqa.gguf", KvFormat::bf16, 0);
+  const auto report = inspect(DALSEGNO_GOLDEN "/tiny/llama-gqa.gguf", {}, 0);
   ASSERT_TRUE(report.ok()) << report.error().message;
   EXPECT_EQ(report->gguf_version, 3);
   EXPECT_EQ(report->architecture, "llama");
@@ -54,9 +54,9 @@ TEST(Inspect, SaysWhatAFileHolds) {
 
 TEST(Inspect, KeysAndValuesTakeWholeBlocks) {
   const TestGguf model = tiny_model();  // 2 layers, 1 K/V head of 16
-  const auto bf16 = inspect_model(model, KvFormat::bf16, 33);
-  const auto f32 = inspect_model(model, KvFormat::f32, 33);
-  const auto longer = inspect_model(model, KvFormat::f32, 49);
+  const auto bf16 = inspect_model(model, {.format = KvFormat::bf16}, 33);
+  const auto f32 = inspect_model(model, {.format = KvFormat::f32}, 33);
+  const auto longer = inspect_model(model, {.format = KvFormat::f32}, 49);
   ASSERT_TRUE(bf16.ok() && f32.ok() && longer.ok());
   EXPECT_EQ(bf16->kv_bytes_per_token, 2U * 2 * 16 * 2);
   EXPECT_EQ(f32->kv_bytes_per_token, 2U * 2 * 16 * 4);
@@ -130,9 +130,9 @@ TEST(Inspect, NamesAreFitForOneLine) {
 }
 
 TEST(Inspect, ImpossibleContexts) {
-  EXPECT_EQ(inspect_model(tiny_model(), KvFormat::bf16, -1).error().code, ErrorCode::invalid_argument);
-  EXPECT_EQ(inspect_model(tiny_model(), KvFormat::bf16, 1 << 30).error().code, ErrorCode::invalid_argument);
-  EXPECT_EQ(inspect("/no/such/model.gguf", KvFormat::bf16, 0).error().code, ErrorCode::not_found);
+  EXPECT_EQ(inspect_model(tiny_model(), {.format = KvFormat::bf16}, -1).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(inspect_model(tiny_model(), {.format = KvFormat::bf16}, 1 << 30).error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(inspect("/no/such/model.gguf", {}, 0).error().code, ErrorCode::not_found);
 }
 
 }  // namespace

@@ -52,11 +52,12 @@ Result<MachinePeak> measure_peak(int threads, double seconds) {
                      .bf16 = best_rate(pool, kernels->peak_bf16, seconds / 2)};
 }
 
-Result<ModelCost> model_cost(const std::string& model_path, KvFormat kv, int activation_bits) {
+Result<ModelCost> model_cost(const std::string& model_path, const KvOptions& wanted, int activation_bits) {
   DALSEGNO_ASSIGN(file, GgufFile::open(model_path));
   DALSEGNO_ASSIGN(config, read_config(*file));
   ModelCost cost;
   cost.file_bytes = static_cast<double>(file->file_bytes());
+  DALSEGNO_ASSIGN(kv, kv_options(config, wanted));
   const KvLayout layout = kv_layout(config, kv);
   cost.kv_bytes = static_cast<double>(layout.block_bytes()) / kBlockTokens;
   // q times k and p times v, a multiply-add each per head and dimension.

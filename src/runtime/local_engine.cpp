@@ -61,6 +61,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
   DALSEGNO_ASSIGN(config, read_config(*file));
   config_ = config;
+  DALSEGNO_ASSIGN(kv, kv_options(config, options.kv));
   if (options.context < 0 || options.context > config.context) {
     return Error{ErrorCode::invalid_argument,
                  fmt::format("a context of {} tokens is not possible; {} was made for at most {}", options.context,
@@ -74,7 +75,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   model_ = std::move(model);
 
   KvCacheOptions cache_options;
-  cache_options.layout = kv_layout(config, options.kv);
+  cache_options.layout = kv_layout(config, kv);
   cache_options.max_bytes = budget_.free_bytes();
   cache_options.budget = &budget_;
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));
@@ -92,7 +93,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   NumericsKey key;
   key.fingerprint = fingerprint(*file, config, pool_);
   key.activation_bits = options.activation_bits;
-  key.kv = options.kv;
+  key.kv = kv;
   key.numerics_version = kNumericsVersion;
   scheduler_ = std::make_unique<Scheduler>(
       Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows, context_});

@@ -21,7 +21,7 @@ inline std::string tiny_model(const std::string& name) {
 
 struct TestEngineOptions {
   std::string model = "llama-gqa";
-  KvFormat kv = KvFormat::bf16;
+  KvOptions kv = {};
   int activation_bits = 8;
   int threads = 2;
   int context = 0;

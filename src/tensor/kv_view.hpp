@@ -4,25 +4,19 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "dalsegno/types.hpp"
+#include "tensor/kv_format.hpp"
 
 namespace dalsegno {
-
-// Tokens per block. 16 keys are one SIMD group; an attention tile of 64 is four blocks.
-inline constexpr int kBlockTokens = 16;
-
-[[nodiscard]] constexpr std::size_t element_bytes(KvFormat format) {
-  return format == KvFormat::bf16 ? 2 : 4;
-}
 
 // How K and V of a model lie in memory.
 // Layer groups: layers that look back without limit (group 0), and sliding-window layers (group 1), which need only
 // the last blocks. All pages of a model have one size, so that one pool serves both groups: a page holds 16 tokens of
 // `page_layers` layers of one group, and a block of a group takes as many pages as it has slices. Slices
 // [0, full_slices) are group 0's. Layers that all slide are one group, whose blocks are kept like any other's.
-// Bytes within a page: [layer of the slice][kv_head][K, V], each part 16 * head_dim elements:
+// Bytes within a page: [layer of the slice][kv_head][K, V], each part 16 * head_dim values:
 //   bf16: K [head_dim/2][16 tokens][2], V [8 token pairs][head_dim][2]
 //   f32:  K [head_dim][16 tokens],      V [16 tokens][head_dim]
+//   8 and 4 bits: see KvCodes
 inline constexpr int kMostSlices = 16;
 inline constexpr int kMostGroupedLayers = 256;  // a model of more layers is one group
 
@@ -31,6 +25,7 @@ struct KvLayout {
   int layers = 0;
   int kv_heads = 0;
   int head_dim = 0;
+  int code_group = 0;  // values that share a scale in 8 and 4 bits; 0: all of a head
   // Of a model with both groups, as kv_groups.hpp makes it; else one slice holds all layers.
   int window = 0;       // a query sees itself and the window - 1 tokens before it
   int page_layers = 0;  // 0: all
@@ -54,9 +49,9 @@ struct KvLayout {
     return window > 0 && position >= window ? position + 1 - window : 0;
   }
 
-  [[nodiscard]] constexpr std::size_t part_bytes() const {
-    return static_cast<std::size_t>(kBlockTokens) * static_cast<std::size_t>(head_dim) * element_bytes(format);
-  }
+  [[nodiscard]] constexpr std::size_t part_bytes() const { return kv_part_bytes(format, head_dim, code_group); }
+  // Requires: is_quantised(format).
+  [[nodiscard]] constexpr KvCodes codes() const { return kv_codes(format, head_dim, code_group); }
   [[nodiscard]] constexpr std::size_t layer_bytes() const {
     return static_cast<std::size_t>(kv_heads) * 2 * part_bytes();
   }

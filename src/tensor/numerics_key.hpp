@@ -15,7 +15,7 @@ namespace dalsegno {
 struct NumericsKey {
   std::array<std::byte, 32> fingerprint{};
   int activation_bits = 8;  // 8 or 16
-  KvFormat kv = KvFormat::bf16;
+  KvOptions kv;             // as kv_options() gives them
   int numerics_version = 0;
   auto operator<=>(const NumericsKey&) const = default;
 };

@@ -77,6 +77,13 @@ class Usage(program.ProgramTest):
 
     def test_formats_that_do_not_exist(self):
         self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "f64"], "f64")
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "16"], "'16'", "8 or 4")
+        for group in ("0", "16", "256", "x"):
+            words = ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "8", "--kv-group", group]
+            self.assert_error(2, words, f"'{group}'", "32, 64 or 128")
+        for kv in ([], ["--kv", "bf16"], ["--kv", "f32"]):
+            words = ["inspect", "-m", TINY, *kv, "--kv-group", "64"]
+            self.assert_error(2, words, "--kv-group", "8 or 4")
         for bits in ("7", "32", "-8", "08", "16 ", "", "sixteen"):
             self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--activations", bits], f"'{bits}'", "8 or 16")
 

@@ -22,6 +22,9 @@ constexpr int kFewQueryRows = 32;
 constexpr std::size_t kSplitStates = 16384;
 // Runs of chunk items that a thread takes at once, per thread: it knows what it reads next and prefetches it.
 constexpr int kRunsPerThread = 4;
+// Rows that every vector level takes at once, or nearly: AVX-512 six, the others four.
+constexpr int kRowsAtOnce = 6;
+constexpr int kChunkBlocks = kChunkKeys / kBlockTokens;
 
 int rows_per_item(const AttentionConfig& config) {
   return std::max(1, kQueryRows / (config.heads / config.kv_heads));
@@ -31,8 +34,10 @@ std::int32_t first_visible(const AttentionConfig& config, std::int32_t position)
   return config.window > 0 ? std::max(0, position + 1 - config.window) : 0;
 }
 
+}  // namespace
+
 // First visible key and the one past the last of each query row.
-struct Bounds {
+struct CpuAttention::Bounds {
   std::int32_t begin[kQueryRows];
   std::int32_t end[kQueryRows];
   int rows = 0;
@@ -50,9 +55,16 @@ struct Bounds {
     args.end = end;
     args.rows = rows;
   }
+  // As seen from the chunk's first key.
+  [[nodiscard]] Bounds within(int chunk) const {
+    Bounds result = *this;
+    for (int i = 0; i < rows; ++i) {
+      result.begin[i] -= chunk * kChunkKeys;
+      result.end[i] -= chunk * kChunkKeys;
+    }
+    return result;
+  }
 };
-
-}  // namespace
 
 Result<void> CpuAttention::reserve(HostArena& arena, const AttentionConfig& config, int rows, int positions) {
   const int group = config.heads / config.kv_heads;
@@ -79,6 +91,10 @@ Result<void> CpuAttention::reserve(HostArena& arena, const AttentionConfig& conf
   states_.assign(count, {});
   for (std::size_t i = 0; i < count; ++i) states_[i].o = reinterpret_cast<float*>(outputs) + i * dim;
   kv_heads_ = config.kv_heads;
+  const std::size_t part = kv_part_bytes(KvFormat::bf16, config.head_dim, 0);
+  const std::size_t blocks = threads * kChunkBlocks;
+  DALSEGNO_ASSIGN(loaded, arena.allocate(blocks * 2 * part, "the keys and values of a chunk"));
+  for (std::size_t i = 0; i < blocks; ++i) loaded_.push_back(loaded + i * 2 * part);
   const auto most = static_cast<std::size_t>(rows);
   spans_.reserve(most);
   span_of_row_.reserve(most);
@@ -97,6 +113,7 @@ bool CpuAttention::store_row(float* qkv, const CpuRope& rope, const AttentionCon
   for (int h = 0; h < config.heads; ++h) {
     float* q = qkv + h * dim;
     kernels_.rope(q, rope.dims, cos, sin, rope.interleaved);
+    if (is_quantised(layout.format)) kernels_.hadamard(q, dim, 1.0F / static_cast<float>(hadamard_size(dim)));
     const std::size_t at =
         ((static_cast<std::size_t>(h / group) * static_cast<std::size_t>(max_rows_) + static_cast<std::size_t>(row)) *
              static_cast<std::size_t>(group) +
@@ -112,8 +129,15 @@ bool CpuAttention::store_row(float* qkv, const CpuRope& rope, const AttentionCon
     const float* v = qkv + (config.heads + config.kv_heads + h) * dim;
     kernels_.rope(k, rope.dims, cos, sin, rope.interleaved);
     std::byte* part = page + layout.k_offset(config.layer, h);
-    finite &= kernels_.store_k(k, dim, layout.format, part, slot);
-    finite &= kernels_.store_v(v, dim, layout.format, part + layout.part_bytes(), slot);
+    if (is_quantised(layout.format)) {
+      const KvCodes codes = layout.codes();
+      kernels_.hadamard(k, dim, 1.0F);
+      finite &= kernels_.store_codes(k, codes, KvPart::keys, part, slot);
+      finite &= kernels_.store_codes(v, codes, KvPart::values, part + codes.bytes, slot);
+    } else {
+      finite &= kernels_.store_k(k, dim, layout.format, part, slot);
+      finite &= kernels_.store_v(v, dim, layout.format, part + layout.part_bytes(), slot);
+    }
   }
   return finite;
 }
@@ -174,7 +198,6 @@ void CpuAttention::plan_chunk(const AttentionConfig& config, int chunk) {
   const auto takes_part = [&](const Span& span) {
     return span.split_row >= 0 && span.first_chunk <= chunk && chunk < span.end_chunk;
   };
-  constexpr int kChunkBlocks = kChunkKeys / kBlockTokens;
   const auto same_pages = [&](const Span& a, const Span& b) {
     if (a.sequence == b.sequence) return true;
     const int end = (chunk + 1) * kChunkBlocks;
@@ -217,8 +240,50 @@ void CpuAttention::prepare(const Item& item, int chunk, const AttentionConfig& c
   args.chunk = chunk;
   args.scale = config.scale;
 }
+
+// Attends to K/V that are codes. Where the rows are so few that the kernel takes them at once, it loads each tile when
+// it gets there, which keeps it in L1. Otherwise: loads the blocks of the chunk that some row sees as bf16, which then
+// are args' first chunk.
+void CpuAttention::attend_codes(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args) {
+  const KvCodes codes = layout.codes();
+  args.format = KvFormat::bf16;
+  if (bounds.rows <= kRowsAtOnce) {
+    args.codes = &codes;
+    args.loaded = loaded_[static_cast<std::size_t>(thread) * kChunkBlocks];
+    bounds.give(args);
+    return kernels_.attend(args);
+  }
+  const Bounds local = bounds.within(args.chunk);
+  const int first = std::max(0, *std::min_element(local.begin, local.begin + local.rows)) / kBlockTokens;
+  const int keys = std::min(kChunkKeys, *std::max_element(local.end, local.end + local.rows));
+  const int end = (keys + kBlockTokens - 1) / kBlockTokens;
+  const std::size_t loaded_part = kv_part_bytes(KvFormat::bf16, layout.head_dim, 0);
+  std::byte* const* loaded = loaded_.data() + static_cast<std::ptrdiff_t>(thread) * kChunkBlocks;
+  for (int b = first; b < end; ++b) {
+    const int from = args.chunk * kChunkBlocks + b;
+    if (args.pages[from] == nullptr) continue;  // hidden: what was loaded before is as good
+    const std::byte* part = args.pages[from] + args.k_offset;
+    kernels_.load_codes(part, codes, KvPart::keys, nullptr, loaded[b]);
+    kernels_.load_codes(part + codes.bytes, codes, KvPart::values, nullptr, loaded[b] + loaded_part);
+  }
+  local.give(args);
+  args.pages = loaded;
+  args.page_count = end;
+  args.k_offset = 0;
+  args.v_offset = loaded_part;
+  args.chunk = 0;
+  args.next = nullptr;
+  kernels_.attend(args);
+}
+
+void CpuAttention::attend_chunk(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args) {
+  if (is_quantised(layout.format)) return attend_codes(thread, layout, bounds, args);
+  bounds.give(args);
+  kernels_.attend(args);
+}
+
 // `end`: items from there on are another thread's.
-void CpuAttention::run_chunk(int item, const AttentionConfig& config, int end) {
+void CpuAttention::run_chunk(int item, const AttentionConfig& config, int thread, int end) {
   const Item& present = items_[static_cast<std::size_t>(item)];
   Bounds bounds;
   for (int i = present.first; i < present.first + present.count; ++i) {
@@ -228,15 +293,14 @@ void CpuAttention::run_chunk(int item, const AttentionConfig& config, int end) {
   AttentionArgs args;
   AttentionArgs next;
   prepare(present, present.chunk, config, args);
-  bounds.give(args);
-  args.out = &states_[state(present.chunk, present.kv_head, spans_[static_cast<std::size_t>(present.first)].split_row,
-                            config.heads / config.kv_heads)];
+  const Span& leader = spans_[static_cast<std::size_t>(present.first)];
+  args.out = &states_[state(present.chunk, present.kv_head, leader.split_row, config.heads / config.kv_heads)];
   if (item + 1 < end) {
     const Item& following = items_[static_cast<std::size_t>(item) + 1];
     prepare(following, following.chunk, config, next);
     args.next = &next;
   }
-  kernels_.attend(args);
+  attend_chunk(thread, *leader.sequence->kv.layout, bounds, args);
 }
 
 void CpuAttention::run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns) {
@@ -248,15 +312,14 @@ void CpuAttention::run_whole(const Item& item, const AttentionConfig& config, in
   AttentionArgs args;
   for (int chunk = span.first_chunk; chunk < span.end_chunk; ++chunk) {
     prepare(item, chunk, config, args);
-    bounds.give(args);
     args.out = chunk == span.first_chunk ? total : part;
-    kernels_.attend(args);
-    for (int i = 0; i < args.rows && chunk > span.first_chunk; ++i) {
+    attend_chunk(thread, *span.sequence->kv.layout, bounds, args);
+    for (int i = 0; i < bounds.rows && chunk > span.first_chunk; ++i) {
       kernels_.merge(total[i], part[i], config.head_dim);
     }
   }
   const int group = config.heads / config.kv_heads;
-  for (int i = 0; i < args.rows; ++i) {
+  for (int i = 0; i < bounds.rows; ++i) {
     float* to = out + static_cast<std::size_t>(span.first_row + i / group) * static_cast<std::size_t>(out_columns) +
                 (item.kv_head * group + i % group) * config.head_dim;
     kernels_.finish(total[i], config.head_dim, to);
@@ -295,7 +358,7 @@ void CpuAttention::attend(std::span<const StepSequence> sequences, const Attenti
       }
       const int begin = whole_items_ + (i - whole_items_) * run;
       const int end = std::min(begin + run, items);
-      for (int item = begin; item < end; ++item) run_chunk(item, config, end);
+      for (int item = begin; item < end; ++item) run_chunk(item, config, thread, end);
     }
   });
 }

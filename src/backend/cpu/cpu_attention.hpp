@@ -55,7 +55,10 @@ class CpuAttention {
   bool plan_split(const AttentionConfig& config, bool all);
   void plan_chunk(const AttentionConfig& config, int chunk);
   void prepare(const Item& item, int chunk, const AttentionConfig& config, AttentionArgs& args);
-  void run_chunk(int item, const AttentionConfig& config, int end);
+  struct Bounds;
+  void attend_codes(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args);
+  void attend_chunk(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args);
+  void run_chunk(int item, const AttentionConfig& config, int thread, int end);
   void run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns);
   [[nodiscard]] std::size_t state(int chunk, int kv_head, int split_row, int group) const {
     return (static_cast<std::size_t>(chunk * kv_heads_ + kv_head) * static_cast<std::size_t>(split_rows_) +
@@ -70,6 +73,7 @@ class CpuAttention {
   std::size_t split_states_ = 0;  // how many states splitting may use; run_whole()'s follow
   int max_rows_ = 0;
   int kv_heads_ = 0;
+  std::vector<std::byte*> loaded_;  // [thread][block of a chunk] K and V in bf16, where they are codes
 
   // Of the present call.
   std::vector<AttentionState> states_;  // [chunk][kv_head][split row][group], then [thread][2][kQueryRows]
