@@ -79,6 +79,8 @@ struct ModelCost {
   Operations layers;                // weight products per token; with 16-bit activations twice the int8 ones
   Operations head;                  // per token whose logits are wanted
   double attention_operations = 0;  // bf16, per token and key it sees
+  int window = 0;                   // what a token of windowed layers sees
+  double windowed_share = 0;        // of K/V and attention that is windowed layers'
 };
 // Errors: as Engine::open.
 Result<ModelCost> model_cost(const std::string& model_path, const KvOptions& kv, int activation_bits);
@@ -97,6 +99,8 @@ struct InspectReport {
   std::string name;
   std::uint64_t parameters = 0;
   int layers = 0, hidden = 0, feed_forward = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0, context = 0;
+  int sliding_window = 0;   // tokens that windowed layers look back
+  int windowed_layers = 0;  // how many those are
   std::vector<TensorTypeCount> tensor_types;
   std::uint64_t kv_bytes_per_token = 0;   // in the KV format asked about
   int at_context = 0;                     // the context length asked about

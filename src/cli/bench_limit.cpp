@@ -3,11 +3,31 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace dalsegno::cli {
 namespace {
 
 constexpr int kSweeps = 20;  // some 10 ms each
+
+struct Keys {
+  double seen;  // by a token, on average
+  double read;  // by a step
+};
+
+// Where a token sees itself and at most window - 1 tokens before it.
+Keys keys_of(const BenchRow& row, double window) {
+  const double tokens = row.tokens;
+  if (row.is("prefill")) {
+    const double growing = std::min(tokens, window);  // tokens that see all before them
+    return {(growing * (growing + 1) / 2 + (tokens - growing) * growing) / tokens, 0};
+  }
+  // One more token was sampled before the clock started.
+  const double own = 1 + (tokens + 1) / 2;
+  const double seen = std::min(row.depth + own, window);
+  const double own_seen = std::min(own, window);
+  return {seen, row.is("shared_prefix") ? seen - own_seen + row.batch * own_seen : row.batch * seen};
+}
 
 }  // namespace
 
@@ -31,16 +51,19 @@ double BenchLimit::least_seconds(const BenchRow& row) const {
   const double tokens = row.tokens;
   const double rows = prefill ? tokens : row.batch;  // tokens of one step
   const double heads = prefill ? 1 : row.batch;
-  // Keys that a token sees, on average: from the first token of a prompt on, or, where one more token was
-  // sampled before the clock started, from depth + 2.
-  const double keys = prefill ? (tokens + 1) / 2 : row.depth + 1 + (tokens + 1) / 2;
+  Keys keys = keys_of(row, std::numeric_limits<double>::infinity());
+  if (cost_.window > 0) {
+    const Keys windowed = keys_of(row, cost_.window);
+    keys.seen += cost_.windowed_share * (windowed.seen - keys.seen);
+    keys.read += cost_.windowed_share * (windowed.read - keys.read);
+  }
   const double int8 = rows * cost_.layers.int8 + heads * cost_.head.int8;
-  const double bf16 = rows * cost_.layers.bf16 + heads * cost_.head.bf16 + rows * keys * cost_.attention_operations;
+  const double bf16 =
+      rows * cost_.layers.bf16 + heads * cost_.head.bf16 + rows * keys.seen * cost_.attention_operations;
   const double computing = int8 / peak_.int8 + bf16 / peak_.bf16;
   const double steps = prefill ? 1 : tokens;
   if (cost_.weight_bytes < 2 * cache_bytes() || bytes_per_second <= 0) return steps * computing;
-  const double read = prefill ? 0 : row.is("shared_prefix") ? row.depth + rows * (keys - row.depth) : rows * keys;
-  return steps * std::max(computing, (cost_.weight_bytes + read * cost_.kv_bytes) / bytes_per_second);
+  return steps * std::max(computing, (cost_.weight_bytes + keys.read * cost_.kv_bytes) / bytes_per_second);
 }
 
 double BenchLimit::least_bytes(const BenchRow& row) const {

@@ -33,6 +33,8 @@ json::object report_json(const InspectReport& report, KvFormat kv) {
           {"head_dim", report.head_dim},
           {"vocabulary", report.vocabulary},
           {"context", report.context},
+          {"sliding_window", report.sliding_window},
+          {"windowed_layers", report.windowed_layers},
           {"tensor_types", std::move(types)},
           {"kv", name(kv)},
           {"kv_bytes_per_token", report.kv_bytes_per_token},
@@ -60,6 +62,10 @@ void print_report(const InspectReport& report, KvFormat kv) {
                             report.hidden, report.feed_forward, report.heads, report.kv_heads, report.head_dim));
   line("vocabulary", fmt::format("{} tokens, {} {}, {} chat template", report.vocabulary, report.tokenizer_model,
                                  report.tokenizer_pre, report.has_template ? "with a" : "no"));
+  if (report.windowed_layers > 0) {
+    line("window",
+         fmt::format("{} tokens in {} of the {} layers", report.sliding_window, report.windowed_layers, report.layers));
+  }
   line("context", fmt::format("{} tokens", report.context));
   for (const auto& type : report.tensor_types) {
     line(&type == &report.tensor_types.front() ? "tensors" : "",

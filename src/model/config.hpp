@@ -32,6 +32,7 @@ struct ModelConfig {
   bool tied_output = false;           // no "output.weight": the embedding serves
 
   [[nodiscard]] bool windowed(int layer) const { return sliding_window > 0 && (layer + 1) % full_attention_every != 0; }
+  [[nodiscard]] int windowed_layers() const { return sliding_window > 0 ? layers - layers / full_attention_every : 0; }
 };
 
 // Architectures whose config is understood; only those with a row in model/registry.cpp also run.

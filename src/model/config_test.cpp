@@ -73,6 +73,8 @@ TEST(Config, ReadsTheGoldenModels) {
   ASSERT_TRUE(gemma.ok()) << gemma.error().message;
   EXPECT_EQ(gemma->sliding_window, 64);
   for (int layer = 0; layer < 8; ++layer) EXPECT_EQ(gemma->windowed(layer), layer != 5) << layer;
+  EXPECT_EQ(gemma->windowed_layers(), 7);
+  EXPECT_EQ(gqa->windowed_layers(), 0);
   EXPECT_EQ(gemma->rope_base, 1e6F);
   EXPECT_EQ(gemma->window_rope_base, 1e4F);
   EXPECT_EQ(gemma->attention_scale, 0.125F);

@@ -89,6 +89,8 @@ void describe_sizes(const ModelConfig& config, InspectReport& report) {
   report.head_dim = config.head_dim;
   report.vocabulary = config.vocabulary;
   report.context = config.context;
+  report.windowed_layers = config.windowed_layers();
+  report.sliding_window = report.windowed_layers > 0 ? config.sliding_window : 0;
 }
 
 void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& kv, int activation_bits,

@@ -62,6 +62,8 @@ Result<ModelCost> model_cost(const std::string& model_path, const KvOptions& wan
   cost.kv_bytes = static_cast<double>(layout.block_bytes()) / kBlockTokens;
   // q times k and p times v, a multiply-add each per head and dimension.
   cost.attention_operations = 4.0 * config.layers * config.heads * config.head_dim;
+  cost.window = config.sliding_window;
+  cost.windowed_share = static_cast<double>(config.windowed_layers()) / config.layers;
   for (const GgufTensor& tensor : file->tensors()) {
     if (tensor.dims.size() != 2) continue;
     const bool embedding = tensor.name == "token_embd.weight";

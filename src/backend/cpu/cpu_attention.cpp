@@ -166,9 +166,13 @@ void CpuAttention::plan(std::span<const StepSequence> sequences, const Attention
   }
   whole_items_ = static_cast<int>(items_.size());
   if (!split) return;
-  int chunks = 0;
-  for (const Span& span : spans_) chunks = std::max(chunks, span.end_chunk);
-  for (int chunk = 0; chunk < chunks; ++chunk) plan_chunk(config, chunk);
+  int begin = spans_.front().first_chunk;  // of a window; what lies before it costs nothing, not even a look
+  int end = 0;
+  for (const Span& span : spans_) {
+    begin = std::min(begin, span.first_chunk);
+    end = std::max(end, span.end_chunk);
+  }
+  for (int chunk = begin; chunk < end; ++chunk) plan_chunk(config, chunk);
 }
 
 // Marks the spans that are split by chunk: all, or those of few rows. False, and none is, if there is no room.

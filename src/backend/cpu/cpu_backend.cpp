@@ -446,13 +446,14 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
       quantise(act, i, row, "the last hidden state is NaN or infinite");
     });
     multiply(act, count, matrix, nullptr, logits_, matrix.n, false);
-    for (int i = 0; i < count; ++i) {
-      const float* row_logits = logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
-      const auto row = static_cast<std::size_t>(rows_now[static_cast<std::size_t>(i)]);
-      if (failed_[row] == nullptr && !kernels_.all_finite(row_logits, matrix.n))
-        failed_[row] = "a logit is NaN or infinite";
-      sink(first + i, {row_logits, static_cast<std::size_t>(matrix.n)});
-    }
+    const auto logits_of = [&](int i) {
+      return logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
+    };
+    each_row(count, [&](int i) {
+      const char*& failed = failed_[static_cast<std::size_t>(rows_now[static_cast<std::size_t>(i)])];
+      if (failed == nullptr && !kernels_.all_finite(logits_of(i), matrix.n)) failed = "a logit is NaN or infinite";
+    });
+    for (int i = 0; i < count; ++i) sink(first + i, {logits_of(i), static_cast<std::size_t>(matrix.n)});
   }
 }
 
