@@ -54,7 +54,8 @@ TEST(Baseline, TheLogitsOfTheTinyModelsHaveTheBitsOfThisNumericsVersion) {
                      {"f32, activations 16", hash(model, f32, 16)},
                      {"kv 8", hash(model, {.format = KvFormat::q8}, 8)},
                      {"kv 4", hash(model, {.format = KvFormat::q4}, 8)},
-                     {"kv 4, group 32", hash(model, {.format = KvFormat::q4, .group_size = 32}, 8)}};
+                     {"kv 4, group 32", hash(model, {.format = KvFormat::q4, .group_size = 32}, 8)},
+                     {"max kv 50, keep 5", hash(model, {.max_size = 50, .keep = 5}, 8)}};
   }
   const boost::json::value now = {{"numerics_version", kNumericsVersion}, {"logits_sha256", hashes}};
   const boost::json::value baseline = read_json(std::string(DALSEGNO_SOURCE) + "/tests/baseline.json");

@@ -37,6 +37,10 @@ std::vector<std::string> child_words(const CommonOptions& options, const BenchRo
   if (engine.kv.format == KvFormat::q8 || engine.kv.format == KvFormat::q4) {
     words.insert(words.end(), {"--kv-group", std::to_string(engine.kv.group_size)});
   }
+  if (engine.kv.max_size > 0) {
+    words.insert(words.end(),
+                 {"--max-kv", std::to_string(engine.kv.max_size), "--keep", std::to_string(engine.kv.keep)});
+  }
   words.insert(words.end(), {"--activations", std::to_string(engine.activation_bits)});
   if (engine.threads > 0) words.insert(words.end(), {"--threads", std::to_string(engine.threads)});
   if (engine.memory_bytes > 0) words.insert(words.end(), {"--memory", std::to_string(engine.memory_bytes)});

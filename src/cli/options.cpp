@@ -62,16 +62,16 @@ void check_kv(const CLI::App& app, const KvOptions& kv) {
   if (app.count("--kv-group") > 0 && !is_code(kv.format)) {
     wrong_usage(fmt::format("--kv-group is for --kv 8 or 4, not for {}", name(kv.format)));
   }
+  if (app.count("--keep") > 0 && kv.max_size == 0) wrong_usage("--keep is part of --max-kv: give both");
+  if (kv.max_size > 0 && kv.keep >= kv.max_size) {
+    wrong_usage(fmt::format("--keep {} leaves no room in --max-kv {} for the last tokens", kv.keep, kv.max_size));
+  }
 }
 
 // Options that are agreed but not there yet are refused by name, never ignored.
 void add_unsupported(CLI::App& app) {
-  for (const char* name : {"--kv-start", "--max-kv", "--keep"}) {
-    const auto refuse = [name](const std::string&) {
-      wrong_usage(fmt::format("{} is not supported yet by this version", name));
-    };
-    app.add_option_function<std::string>(name, refuse)->group("");
-  }
+  const auto refuse = [](const std::string&) { wrong_usage("--kv-start is not supported yet by this version"); };
+  app.add_option_function<std::string>("--kv-start", refuse)->group("");
 }
 
 }  // namespace
@@ -146,6 +146,12 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
          "--kv-group", [&engine](const std::string& text) { read_kv_group(engine, text); },
          "with --kv 8 or 4: how many values share a scale: 32, 64 (default) or 128")
       ->type_name("N")
+      ->group(sizes);
+  add_number(app, "--max-kv", engine.kv.max_size, 1, kMostContext,
+             "attend to N tokens at most: the first of --keep and the last (default: all)")
+      ->group(sizes);
+  add_number(app, "--keep", engine.kv.keep, 0, kMostContext,
+             "with --max-kv: first tokens that stay in sight (default: 0)")
       ->group(sizes);
   app.add_option_function<std::string>(
          "--activations", [&engine](const std::string& text) { read_activations(engine, text); },

@@ -138,26 +138,43 @@ void values(const Tile& tile, const Tile& next, int head_dim, int d, const Work&
   }
 }
 
-// The visible keys of a row in a tile are [begin, end), relative to its first key.
-struct Visible {
+// The keys [begin, end) of a tile, relative to its first one.
+struct Range {
   int begin;
   int end;
 };
-inline bool none(const Visible& keys) {
+inline bool none(const Range& keys) {
   return keys.end <= keys.begin;
+}
+inline Range range(int begin, int end) {
+  return {begin < 0 ? 0 : begin, end > kTileKeys ? kTileKeys : end};
+}
+
+// The keys of a tile that a row sees.
+struct Visible {
+  Range last;
+  Range kept;
+};
+inline bool none(const Visible& keys) {
+  return none(keys.last) && none(keys.kept);
 }
 
 inline Visible visible(const AttentionArgs& args, int row, int tile) {
-  const int begin = args.begin[row] - tile;
-  const int end = args.end[row] - tile;
-  return {begin < 0 ? 0 : begin, end > kTileKeys ? kTileKeys : end};
+  const Range last = range(args.begin[row] - tile, args.end[row] - tile);
+  if (args.kept_end == nullptr) return {last, {0, 0}};
+  return {last, range(args.kept_begin[row] - tile, args.kept_end[row] - tile)};
+}
+
+// Which of the eight keys from `key` on are in the range, all bits of a lane set.
+inline __m256i lanes_of(const Range& keys, int key) {
+  return _mm256_andnot_si256(first(keys.begin - key), first(keys.end - key));
 }
 
 // Scaled scores, -inf where hidden, back into s; returns their maximum.
 inline float mask_scores(float* s, const Visible& keys, float scale) {
   __m256 top = _mm256_set1_ps(kMinusInfinity);
   for (int key = 0; key < kTileKeys; key += kVector) {
-    const __m256i on = _mm256_andnot_si256(first(keys.begin - key), first(keys.end - key));
+    const __m256i on = _mm256_or_si256(lanes_of(keys.last, key), lanes_of(keys.kept, key));
     const __m256 scaled = _mm256_mul_ps(_mm256_load_ps(s + key), _mm256_set1_ps(scale));
     const __m256 x = _mm256_blendv_ps(_mm256_set1_ps(kMinusInfinity), scaled, floats(on));
     _mm256_store_ps(s + key, x);

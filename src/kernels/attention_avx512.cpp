@@ -105,13 +105,18 @@ void values(const Tile& tile, const Tile& next, int blocks, int head_dim, int d,
   }
 }
 
-// The visible keys [begin, end) of a row in a tile, one bit each.
-inline std::uint64_t visible(const AttentionArgs& args, int row, int tile) {
-  const int begin = args.begin[row] - tile;
-  const int end = args.end[row] - tile;
+// The keys [begin, end) of a tile, one bit each.
+inline std::uint64_t range(int begin, int end) {
   if (begin >= kTileKeys || end <= 0 || end <= begin) return 0;
   const std::uint64_t below = end >= kTileKeys ? ~0ULL : (1ULL << end) - 1;
   return begin <= 0 ? below : below & ~((1ULL << begin) - 1);
+}
+
+// The keys that a row sees in a tile, one bit each.
+inline std::uint64_t visible(const AttentionArgs& args, int row, int tile) {
+  const std::uint64_t keys = range(args.begin[row] - tile, args.end[row] - tile);
+  if (args.kept_end == nullptr) return keys;
+  return keys | range(args.kept_begin[row] - tile, args.kept_end[row] - tile);
 }
 
 struct Add {

@@ -156,19 +156,36 @@ void values(const Tile& tile, int head_dim, int d, const Work& work, const Atten
   }
 }
 
-// The visible keys of a row in a tile are [begin, end), relative to its first key.
-struct Visible {
+// The keys [begin, end) of a tile, relative to its first one.
+struct Range {
   int begin;
   int end;
 };
-inline bool none(const Visible& keys) {
+inline bool none(const Range& keys) {
   return keys.end <= keys.begin;
+}
+inline Range range(int begin, int end) {
+  return {begin < 0 ? 0 : begin, end > kTileKeys ? kTileKeys : end};
+}
+
+// The keys of a tile that a row sees.
+struct Visible {
+  Range last;
+  Range kept;
+};
+inline bool none(const Visible& keys) {
+  return none(keys.last) && none(keys.kept);
 }
 
 inline Visible visible(const AttentionArgs& args, int row, int tile) {
-  const int begin = args.begin[row] - tile;
-  const int end = args.end[row] - tile;
-  return {begin < 0 ? 0 : begin, end > kTileKeys ? kTileKeys : end};
+  const Range last = range(args.begin[row] - tile, args.end[row] - tile);
+  if (args.kept_end == nullptr) return {last, {0, 0}};
+  return {last, range(args.kept_begin[row] - tile, args.kept_end[row] - tile)};
+}
+
+// Which of the four keys from `key` on are in the range, all bits of a lane set.
+inline uint32x4_t lanes_of(const Range& keys, int key) {
+  return vbicq_u32(first(keys.end - key), first(keys.begin - key));
 }
 
 // Scaled scores, -inf where hidden, back into s; returns their maximum.
@@ -176,7 +193,7 @@ template <class Maths>
 inline float mask_scores(float* s, const Visible& keys, float scale) {
   float32x4_t top = vdupq_n_f32(kMinusInfinity);
   for (int key = 0; key < kTileKeys; key += kVector) {
-    const uint32x4_t on = vbicq_u32(first(keys.end - key), first(keys.begin - key));
+    const uint32x4_t on = vorrq_u32(lanes_of(keys.last, key), lanes_of(keys.kept, key));
     const float32x4_t scaled = Maths::mul(vld1q_f32(s + key), vdupq_n_f32(scale));
     const float32x4_t x = vbslq_f32(on, scaled, vdupq_n_f32(kMinusInfinity));
     vst1q_f32(s + key, x);

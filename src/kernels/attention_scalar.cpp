@@ -85,17 +85,30 @@ void widen_v(const typename Format::Stored* block, int head_dim, typename Format
   }
 }
 
-// The visible keys of a row in a tile are [begin, end), relative to its first key.
-struct Visible {
+// The keys [begin, end) of a tile, relative to its first one.
+struct Range {
   int begin;
   int end;
   [[nodiscard]] bool none() const { return end <= begin; }
+  [[nodiscard]] bool has(int key) const { return key >= begin && key < end; }
+};
+
+Range range(int begin, int end) {
+  return {begin < 0 ? 0 : begin, end > kTileKeys ? kTileKeys : end};
+}
+
+// The keys of a tile that a row sees.
+struct Visible {
+  Range last;
+  Range kept;
+  [[nodiscard]] bool none() const { return last.none() && kept.none(); }
+  [[nodiscard]] bool has(int key) const { return last.has(key) || kept.has(key); }
 };
 
 Visible visible(const AttentionArgs& args, int row, int tile) {
-  const int begin = args.begin[row] - tile;
-  const int end = args.end[row] - tile;
-  return {begin < 0 ? 0 : begin, end > kTileKeys ? kTileKeys : end};
+  const Range last = range(args.begin[row] - tile, args.end[row] - tile);
+  if (args.kept_end == nullptr) return {last, {0, 0}};
+  return {last, range(args.kept_begin[row] - tile, args.kept_end[row] - tile)};
 }
 
 // Scores to probabilities; brings the state's m, l and o under the new maximum.
@@ -103,7 +116,7 @@ template <class Format>
 void soften(float* s, Visible keys, float scale, int head_dim, AttentionState& state, typename Format::Wide* p) {
   float top = kMinusInfinity;
   for (int key = 0; key < kTileKeys; key++) {
-    s[key] = key >= keys.begin && key < keys.end ? mul(s[key], scale) : kMinusInfinity;
+    s[key] = keys.has(key) ? mul(s[key], scale) : kMinusInfinity;
     top = top > s[key] ? top : s[key];
   }
   const float m = state.m > top ? state.m : top;

@@ -158,6 +158,11 @@ class Sequence {
 struct Row {
   std::int32_t begin;
   std::int32_t end;
+  std::int32_t kept_begin = 0;  // seen too: [kept_begin, kept_end)
+  std::int32_t kept_end = 0;
+  [[nodiscard]] bool sees(int key) const {
+    return (key >= begin && key < end) || (key >= kept_begin && key < kept_end);
+  }
 };
 
 // Attention of all rows, at most `rows_per_call` of them at a time. q: [rows, head_dim].
@@ -170,6 +175,8 @@ std::vector<float> attend(const Kernels& level, const Sequence& sequence, const 
   std::vector<float> stored(static_cast<std::size_t>(count * stride));
   std::vector<std::int32_t> begin;
   std::vector<std::int32_t> end;
+  std::vector<std::int32_t> kept_begin;
+  std::vector<std::int32_t> kept_end;
   const Floats o = aligned_floats(static_cast<std::size_t>(2 * count * dim));
   std::vector<AttentionState> total(rows.size());
   std::vector<AttentionState> part(rows.size());
@@ -179,10 +186,13 @@ std::vector<float> attend(const Kernels& level, const Sequence& sequence, const 
     scalar::store_q(q.data() + i * dim, dim, layout.format, row);
     begin.push_back(rows[static_cast<std::size_t>(i)].begin);
     end.push_back(rows[static_cast<std::size_t>(i)].end);
+    kept_begin.push_back(rows[static_cast<std::size_t>(i)].kept_begin);
+    kept_end.push_back(rows[static_cast<std::size_t>(i)].kept_end);
     total[static_cast<std::size_t>(i)] = {-kInfinity, 0, o.get() + i * dim};
     part[static_cast<std::size_t>(i)].o = o.get() + (count + i) * dim;
   }
   const int last = *std::max_element(end.begin(), end.end());
+  const bool any_kept = *std::max_element(kept_end.begin(), kept_end.end()) > 0;
   for (int chunk = 0; chunk * kChunkKeys < last; chunk++) {
     for (int row = 0; row < count; row += rows_per_call) {
       level.attend({.format = layout.format,
@@ -197,6 +207,8 @@ std::vector<float> attend(const Kernels& level, const Sequence& sequence, const 
                     .rows = std::min(rows_per_call, count - row),
                     .begin = begin.data() + row,
                     .end = end.data() + row,
+                    .kept_begin = any_kept ? kept_begin.data() + row : nullptr,
+                    .kept_end = any_kept ? kept_end.data() + row : nullptr,
                     .chunk = chunk,
                     .scale = sequence.scale(),
                     .out = part.data() + row});
@@ -251,12 +263,14 @@ class Specification {
   }
 
   static void walk(const Sequence& sequence, const float* q, Row row, int tile, State& state) {
-    if (row.begin >= tile + kTileKeys || row.end <= tile) return;
+    const auto seen = [&](int i) { return row.sees(tile + i); };
+    bool any = false;
+    for (int i = 0; i < kTileKeys; i++) any = any || seen(i);
+    if (!any) return;
     const KvFormat format = sequence.layout().format;
     const int dim = sequence.layout().head_dim;
     float s[kTileKeys];
     float m = state.m;
-    const auto seen = [&](int i) { return tile + i >= row.begin && tile + i < row.end; };
     for (int i = 0; i < kTileKeys; i++) {
       s[i] = -kInfinity;
       if (!seen(i)) continue;
@@ -326,7 +340,8 @@ TEST_P(Attention, ScalarIsTheSpecification) {
       sequence.write_to(600);
       const auto q = sequence.queries(1);
       for (Row row : {Row{0, 1}, Row{0, 2}, Row{0, 63}, Row{0, 64}, Row{0, 65}, Row{0, 257}, Row{0, 600}, Row{3, 9},
-                      Row{70, 71}, Row{100, 300}, Row{256, 513}}) {
+                      Row{70, 71}, Row{100, 300}, Row{256, 513}, Row{100, 300, 0, 4}, Row{70, 90, 0, 70},
+                      Row{540, 600, 3, 20}, Row{300, 301, 60, 70}, Row{520, 590, 0, 300}}) {
         const auto expected = Specification::attend(sequence, q.data(), row);
         const auto out = attend(scalar_level(), sequence, q, {row});
         ASSERT_EQ(first_difference(expected, out), -1) << data.name << " " << dim << " " << row.begin << " " << row.end;
@@ -501,6 +516,32 @@ TEST_P(Attention, BlocksBeyondThePageCountAreNotRead) {
     for (const AttentionState& state : states) {
       EXPECT_EQ(state.m, -kInfinity) << "nothing is visible in the second chunk";
       EXPECT_EQ(state.l, 0);
+    }
+  }
+}
+
+TEST_P(Attention, KeptKeysAreSeenOnEveryLevelInAnyCompany) {
+  Sequence sequence(GetParam(), 64, 800, kNormal);
+  sequence.write_to(800);
+  std::mt19937 random(3);
+  for (int round = 0; round < 60; round++) {
+    const auto below = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+    std::vector<Row> rows;
+    for (int i = 1 + below(14); i > 0; i--) {
+      Row row{below(700), 0};
+      row.end = row.begin + 1 + below(800 - row.begin);
+      if (below(3) > 0) row.kept_end = below(row.begin + 1);
+      if (below(4) == 0) row.kept_begin = below(row.kept_end + 1);
+      rows.push_back(row);
+    }
+    const auto q = sequence.queries(static_cast<int>(rows.size()));
+    std::vector<float> expected;
+    for (std::size_t i = 0; i < rows.size(); i++) {
+      const auto one = Specification::attend(sequence, q.data() + 64 * i, rows[i]);
+      expected.insert(expected.end(), one.begin(), one.end());
+    }
+    for (const Kernels* level : runnable_kernels()) {
+      ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows)), -1) << level->name << " " << round;
     }
   }
 }

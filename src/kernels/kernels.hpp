@@ -87,7 +87,10 @@ struct AttentionArgs {
   int rows = 0;                         // any number; the kernel tiles them
   const std::int32_t* begin = nullptr;  // [rows] first visible key (0, or a window's start)
   const std::int32_t* end = nullptr;    // [rows] one past the last visible key
-  int chunk = 0;                        // keys [256*chunk, 256*chunk + 256)
+  // [rows] or nullptr: keys [kept_begin, kept_end) are visible too. Requires: kept_end <= end, where it is not empty.
+  const std::int32_t* kept_begin = nullptr;
+  const std::int32_t* kept_end = nullptr;
+  int chunk = 0;  // keys [256*chunk, 256*chunk + 256)
   float scale = 0;
   AttentionState* out = nullptr;  // [rows]; overwritten; m = -inf where nothing is visible
   // Where K/V are codes, `format` is bf16 and a tile is loaded when it is reached, for few rows as many times as the

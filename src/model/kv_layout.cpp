@@ -14,12 +14,20 @@ KvLayout kv_layout(const ModelConfig& config, const KvOptions& kv) {
   layout.layers = config.layers;
   layout.kv_heads = config.kv_heads;
   layout.head_dim = config.head_dim;
+  layout.max_size = kv.max_size;
+  layout.keep = kv.keep;
   layout.code_group = is_quantised(kv.format) ? kv.group_size : 0;
   return with_window(layout, config.sliding_window, [&](int layer) { return config.windowed(layer); });
 }
 
 Result<KvOptions> kv_options(const ModelConfig& config, const KvOptions& wanted) {
   KvOptions kv = wanted;
+  if (kv.max_size < 0 || kv.keep < 0 || (kv.max_size == 0 ? kv.keep > 0 : kv.keep >= kv.max_size)) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("to attend to {} tokens of which the first {} are kept is not possible; keep fewer than all",
+                    kv.max_size, kv.keep)};
+  }
   if (!is_quantised(kv.format)) {
     kv.group_size = 0;
     return kv;

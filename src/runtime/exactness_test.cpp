@@ -142,9 +142,31 @@ TEST_P(Exactness, APreemptedSequenceResumesWithTheSameBits) {
   });
 }
 
+// What is in sight is a matter of the position alone; until max_size it is everything.
+TEST(BoundedSight, UntilMaxSizeTheBitsAreThoseOfThePlainCacheAndThenDiffer) {
+  std::mt19937 random(5);
+  const std::vector<TokenId> tokens = random_tokens(random, 200);
+  for (const char* model : {"llama-gqa", "gemma3-swa"}) {
+    const auto plain = run(*open_engine({.model = model}), tokens);
+    for (const int max_size : {1, 20, 64, 150}) {
+      for (const int keep : {0, max_size / 3}) {
+        const auto bounded =
+            run(*open_engine({.model = model, .kv = {.max_size = max_size, .keep = keep}}), tokens, {.chunk = 50});
+        for (const auto& [position, bits] : bounded->logits()) {
+          if (position < max_size) {
+            ASSERT_EQ(bits, plain->logits().at(position)) << model << " " << position;
+          }
+        }
+        EXPECT_NE(bounded->logits().at(199), plain->logits().at(199)) << model << " " << max_size;
+      }
+    }
+  }
+}
+
 std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvOptions, int>>& info) {
   std::string text = std::get<0>(info.param) + "_" + name(std::get<1>(info.param).format) + "_" +
                      std::to_string(std::get<2>(info.param));
+  if (std::get<1>(info.param).max_size > 0) text += "_max_" + std::to_string(std::get<1>(info.param).max_size);
   std::replace(text.begin(), text.end(), '-', '_');
   return text;
 }
@@ -158,7 +180,9 @@ INSTANTIATE_TEST_SUITE_P(TinyModels, Exactness,
 INSTANTIATE_TEST_SUITE_P(TinyModelsWithCodes, Exactness,
                          ::testing::Combine(::testing::Values("llama-gqa", "llama-q4_1", "gemma3-swa"),
                                             ::testing::Values(KvOptions{.format = KvFormat::q8},
-                                                              KvOptions{.format = KvFormat::q4, .group_size = 32}),
+                                                              KvOptions{.format = KvFormat::q4, .group_size = 32},
+                                                              KvOptions{.max_size = 70, .keep = 5},
+                                                              KvOptions{.format = KvFormat::q8, .max_size = 33}),
                                             ::testing::Values(8)),
                          test_name);
 // Only quantised weights know the difference.

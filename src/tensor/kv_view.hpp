@@ -26,6 +26,8 @@ struct KvLayout {
   int kv_heads = 0;
   int head_dim = 0;
   int code_group = 0;  // values that share a scale in 8 and 4 bits; 0: all of a head
+  int max_size = 0;    // a query sees the first `keep` tokens and the last max_size - keep; 0: all
+  int keep = 0;
   // Of a model with both groups, as kv_groups.hpp makes it; else one slice holds all layers.
   int window = 0;       // a query sees itself and the window - 1 tokens before it
   int page_layers = 0;  // 0: all

@@ -84,6 +84,10 @@ class Usage(program.ProgramTest):
         for kv in ([], ["--kv", "bf16"], ["--kv", "f32"]):
             words = ["inspect", "-m", TINY, *kv, "--kv-group", "64"]
             self.assert_error(2, words, "--kv-group", "8 or 4")
+        run = ["run", "-m", TINY, "--raw", "--prompt", "x"]
+        self.assert_error(2, [*run, "--keep", "4"], "--keep", "--max-kv")
+        self.assert_error(2, [*run, "--max-kv", "4", "--keep", "4"], "--keep 4", "--max-kv 4")
+        self.assert_error(2, [*run, "--max-kv", "0"], "--max-kv", "'0'")
         for bits in ("7", "32", "-8", "08", "16 ", "", "sixteen"):
             self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--activations", bits], f"'{bits}'", "8 or 16")
 

@@ -30,29 +30,53 @@ int rows_per_item(const AttentionConfig& config) {
   return std::max(1, kQueryRows / (config.heads / config.kv_heads));
 }
 
-std::int32_t first_visible(const AttentionConfig& config, std::int32_t position) {
-  return config.window > 0 ? std::max(0, position + 1 - config.window) : 0;
+// What a query sees: keys [begin, position], and the kept ones before.
+struct Sight {
+  std::int32_t begin = 0;
+  std::int32_t kept_begin = 0;
+  std::int32_t kept_end = 0;
+};
+
+Sight sight(const AttentionConfig& config, const KvLayout& layout, std::int32_t position) {
+  const auto before = [&](int size) { return size > 0 ? std::max(0, position + 1 - size) : 0; };
+  const std::int32_t low = before(config.window);
+  if (layout.max_size == 0) return {.begin = low};
+  const std::int32_t begin = std::max(low, before(layout.max_size - layout.keep));
+  return {.begin = begin, .kept_begin = low, .kept_end = std::max(low, std::min(layout.keep, begin))};
+}
+
+int chunks_for(int keys) {
+  return (keys + kChunkKeys - 1) / kChunkKeys;
 }
 
 }  // namespace
 
-// First visible key and the one past the last of each query row.
+// First visible key and the one past the last of each query row, and the kept ones.
 struct CpuAttention::Bounds {
   std::int32_t begin[kQueryRows];
   std::int32_t end[kQueryRows];
+  std::int32_t kept_begin[kQueryRows];
+  std::int32_t kept_end[kQueryRows];
   int rows = 0;
+  bool kept = false;  // some are
 
-  void add(const AttentionConfig& config, int first_position, int positions) {
+  void add(const AttentionConfig& config, const KvLayout& layout, int first_position, int positions) {
     const int group = config.heads / config.kv_heads;
     for (int i = 0; i < positions * group; ++i) {
       const std::int32_t position = first_position + i / group;
-      begin[rows] = first_visible(config, position);
+      const Sight seen = sight(config, layout, position);
+      begin[rows] = seen.begin;
+      kept_begin[rows] = seen.kept_begin;
+      kept_end[rows] = seen.kept_end;
+      kept |= seen.kept_end > seen.kept_begin;
       end[rows++] = position + 1;
     }
   }
   void give(AttentionArgs& args) const {
     args.begin = begin;
     args.end = end;
+    args.kept_begin = kept ? kept_begin : nullptr;
+    args.kept_end = kept ? kept_end : nullptr;
     args.rows = rows;
   }
   // As seen from the chunk's first key.
@@ -61,6 +85,8 @@ struct CpuAttention::Bounds {
     for (int i = 0; i < rows; ++i) {
       result.begin[i] -= chunk * kChunkKeys;
       result.end[i] -= chunk * kChunkKeys;
+      result.kept_begin[i] -= chunk * kChunkKeys;
+      result.kept_end[i] -= chunk * kChunkKeys;
     }
     return result;
   }
@@ -148,12 +174,17 @@ void CpuAttention::plan(std::span<const StepSequence> sequences, const Attention
   items_.clear();
   const int most = rows_per_item(config);
   for (const StepSequence& sequence : sequences) {
-    for (int first = 0; first < sequence.rows; first += most) {
-      const int rows = std::min(most, sequence.rows - first);
-      const int position = sequence.first_position + first;
+    for (int row = 0; row < sequence.rows; row += most) {
+      const int rows = std::min(most, sequence.rows - row);
+      const int position = sequence.first_position + row;
+      const KvLayout& layout = *sequence.kv.layout;
+      const Sight first = sight(config, layout, position);
+      const Sight last = sight(config, layout, position + rows - 1);
+      const int first_chunk = first.begin / kChunkKeys;
       span_of_row_.insert(span_of_row_.end(), static_cast<std::size_t>(rows), static_cast<int>(spans_.size()));
-      spans_.push_back({&sequence, sequence.first_row + first, rows, position,
-                        first_visible(config, position) / kChunkKeys, (position + rows - 1) / kChunkKeys + 1, -1});
+      spans_.push_back({&sequence, sequence.first_row + row, rows, position,
+                        first.kept_end > first.kept_begin ? 0 : first_chunk, first_chunk, chunks_for(last.kept_end),
+                        (position + rows - 1) / kChunkKeys + 1, -1});
     }
   }
   const int items = static_cast<int>(spans_.size()) * config.kv_heads;
@@ -199,9 +230,7 @@ bool CpuAttention::plan_split(const AttentionConfig& config, bool all) {
 // Items of one chunk: neighbours that read the same pages go together, as far as kQueryRows allow.
 void CpuAttention::plan_chunk(const AttentionConfig& config, int chunk) {
   const int most = rows_per_item(config);
-  const auto takes_part = [&](const Span& span) {
-    return span.split_row >= 0 && span.first_chunk <= chunk && chunk < span.end_chunk;
-  };
+  const auto takes_part = [&](const Span& span) { return span.split_row >= 0 && span.sees(chunk); };
   const auto same_pages = [&](const Span& a, const Span& b) {
     if (a.sequence == b.sequence) return true;
     const int end = (chunk + 1) * kChunkBlocks;
@@ -258,7 +287,9 @@ void CpuAttention::attend_codes(int thread, const KvLayout& layout, const Bounds
     return kernels_.attend(args);
   }
   const Bounds local = bounds.within(args.chunk);
-  const int first = std::max(0, *std::min_element(local.begin, local.begin + local.rows)) / kBlockTokens;
+  const bool kept = local.kept && *std::max_element(local.kept_end, local.kept_end + local.rows) > 0;
+  const int begin = kept ? 0 : std::max(0, *std::min_element(local.begin, local.begin + local.rows));
+  const int first = begin / kBlockTokens;
   const int keys = std::min(kChunkKeys, *std::max_element(local.end, local.end + local.rows));
   const int end = (keys + kBlockTokens - 1) / kBlockTokens;
   const std::size_t loaded_part = kv_part_bytes(KvFormat::bf16, layout.head_dim, 0);
@@ -292,7 +323,7 @@ void CpuAttention::run_chunk(int item, const AttentionConfig& config, int thread
   Bounds bounds;
   for (int i = present.first; i < present.first + present.count; ++i) {
     const Span& span = spans_[static_cast<std::size_t>(i)];
-    bounds.add(config, span.first_position, span.rows);
+    bounds.add(config, *span.sequence->kv.layout, span.first_position, span.rows);
   }
   AttentionArgs args;
   AttentionArgs next;
@@ -312,9 +343,10 @@ void CpuAttention::run_whole(const Item& item, const AttentionConfig& config, in
   AttentionState* total = &states_[split_states_ + static_cast<std::size_t>(thread) * 2 * kQueryRows];
   AttentionState* part = total + kQueryRows;
   Bounds bounds;
-  bounds.add(config, span.first_position, span.rows);
+  bounds.add(config, *span.sequence->kv.layout, span.first_position, span.rows);
   AttentionArgs args;
   for (int chunk = span.first_chunk; chunk < span.end_chunk; ++chunk) {
+    if (!span.sees(chunk)) continue;
     prepare(item, chunk, config, args);
     args.out = chunk == span.first_chunk ? total : part;
     attend_chunk(thread, *span.sequence->kv.layout, bounds, args);
@@ -341,7 +373,7 @@ void CpuAttention::finish_row(int row, const AttentionConfig& config, float* out
     };
     AttentionState& total = at(span.first_chunk);
     for (int chunk = span.first_chunk + 1; chunk < span.end_chunk; ++chunk) {
-      kernels_.merge(total, at(chunk), config.head_dim);
+      if (span.sees(chunk)) kernels_.merge(total, at(chunk), config.head_dim);
     }
     kernels_.finish(total, config.head_dim, out);
   }

@@ -39,9 +39,14 @@ class CpuAttention {
     int first_row;  // of the step
     int rows;
     int first_position;
-    int first_chunk;
+    int first_chunk;   // that is seen; of the others those before window_chunk only up to kept_chunks
+    int window_chunk;  // of the first key that is no kept one
+    int kept_chunks;
     int end_chunk;
     int split_row;  // index of the first row among those that are split by chunk; -1: it walks its chunks itself
+    [[nodiscard]] bool sees(int chunk) const {
+      return chunk >= first_chunk && chunk < end_chunk && (chunk >= window_chunk || chunk < kept_chunks);
+    }
   };
   // What one thread does at a time: spans [first, first + count), which are neighbours.
   struct Item {
