@@ -22,7 +22,7 @@ namespace dalsegno {
 namespace {
 
 constexpr std::size_t kColdBytes = std::size_t{64} << 20;
-constexpr int kColdRows = 8;      // up to here the weights should come from memory
+constexpr int kColdRows = 64;     // up to here the weights should come from memory
 constexpr int kCheckedRows = 16;  // of a product beside the scalar level's
 
 struct Shape {
@@ -202,7 +202,11 @@ void register_product(const Kernels* kernels, PackedFormat format, Shape shape, 
                            std::to_string(shape.k) + "/m";
   benchmark::RegisterBenchmark(name.c_str(), product, kernels, format, shape, activation_bits)
       ->Arg(1)
+      ->Arg(4)
+      ->Arg(6)
       ->Arg(8)
+      ->Arg(12)
+      ->Arg(32)
       ->Arg(64)
       ->Arg(512);
 }

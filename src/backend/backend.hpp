@@ -120,12 +120,16 @@ class Backend {
   // qkv: [rows, (heads + 2 * kv_heads) * head_dim]. Rotates q and k at the rows' positions and writes
   // k and v through the sequences' views.
   virtual void rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) = 0;
+  // From here to the next begin() the step consists of its logit rows alone: of x and of the queries the others are
+  // dropped, and row i of every buffer belongs to logit_rows[i]. For the last layer, once its k and v are stored.
+  virtual void keep_logit_rows(Buffer& x, const AttentionConfig& config) = 0;
   // out = attention of q (as left by rope_and_store) over the views, [rows, heads * head_dim]
   virtual void attention(const Buffer& qkv, const AttentionConfig& config, Activations& out) = 0;
   // gate_up: [rows, 2 * columns], gate first. out = gate(g) * u
   virtual void gate(const Buffer& gate_up, Gate kind, Activations& out) = 0;
   // For the step's logit_rows, some at a time: norm, times `head`; sink is told (index into
-  // logit_rows, logits [vocabulary]) in order. Logits are valid during the call.
+  // logit_rows, logits [vocabulary]) in order. x: of all rows, or of those that keep_logit_rows() left. Logits are
+  // valid during the call.
   using LogitSink = std::function<void(int index, std::span<const float> logits)>;
   virtual void logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) = 0;
 

@@ -19,11 +19,19 @@ namespace {
 constexpr int kTallest = 6;
 constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
-// Tiles of few rows wait for memory and prefetch 4 KB ahead, about its latency at full speed. From how many
-// rows on it costs more than it saves, by benchmark at m = 8: 4-bit +12% at 4 rows, 8-bit -20%.
+// What a tile prefetches while it computes. Benchmark (weights from memory): `own` gains 25% at five and six rows and
+// k = 1536 with 4-bit codes, with 8-bit codes it costs 20% from three rows on; `lines` gains 25% at ten rows, 10% at
+// 32, with 4-bit codes. Either costs 5 to 10% where nothing waits for memory.
+enum class Fetch {
+  none,
+  own,    // its own panel, kAhead bytes ahead: about memory's latency at full speed
+  lines,  // what it is told to, into L1 or beyond: the next panel, or an Ahead
+};
 constexpr int kAhead = 4096;
-constexpr int kPrefetchRows4 = 4;
-constexpr int kPrefetchRows8 = 2;
+constexpr int kOwnRows4 = 6;
+constexpr int kOwnRows8 = 2;
+constexpr int kLeastLines = 3;  // rows of a tile that fetches lines
+constexpr int kMostLines = 96;  // rows of a product whose tiles fetch the next panel
 
 // Rows [m, k] of quantised activations, from some row on. Code: int8 or int16.
 template <class Code>
@@ -35,24 +43,32 @@ struct Rows {
   int k;
 };
 
-// Cache lines that a tile prefetches into L2, kLinesPerGroup per group: about what memory gives during a group of
-// five rows.
-constexpr int kLinesPerGroup = 4;
-constexpr int kLeastAhead = 4;  // rows of a tile that does so
+// [next, end), fetched kLinesPerGroup lines per group: about what memory gives during a group of five rows, and half
+// a group of 4-bit codes, so that the first two tiles of such a panel fetch the whole next one.
 struct Lines {
   const std::byte* next;
   const std::byte* end;
 };
+constexpr int kLinesPerGroup = 5;
 
-// Hands out an Ahead in pieces for tiles.
+// Hands out what comes next in pieces for the tiles of a panel: the next panel, then an Ahead.
 class AheadCursor {
  public:
-  explicit AheadCursor(const Ahead& ahead) : ahead_(ahead) {}
-  Lines take(int groups) {
+  AheadCursor(const Ahead& ahead, int piece) : ahead_(ahead), piece_(static_cast<std::size_t>(piece)) {}
+  void start_panel(const std::byte* next, std::size_t bytes) {
+    panel_ = next;
+    panel_end_ = next + bytes;
+  }
+  Lines take() {
+    if (panel_ < panel_end_) {
+      const std::byte* begin = panel_;
+      panel_ += piece_;
+      return {begin, panel_ < panel_end_ ? panel_ : panel_end_};
+    }
     if (page_ >= ahead_.count) return {nullptr, nullptr};
     const std::byte* run = ahead_.pages[page_] + ahead_.offset;
     const std::size_t begin = at_;
-    at_ += static_cast<std::size_t>(groups) * kLinesPerGroup * 64;
+    at_ += piece_;
     if (at_ < ahead_.bytes) return {run + begin, run + at_};
     at_ = 0;
     ++page_;
@@ -61,6 +77,9 @@ class AheadCursor {
 
  private:
   const Ahead& ahead_;
+  const std::size_t piece_;  // bytes
+  const std::byte* panel_ = nullptr;
+  const std::byte* panel_end_ = nullptr;
   int page_ = 0;
   std::size_t at_ = 0;
 };
@@ -204,17 +223,20 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
 
 // R rows by one panel. One accumulator per output, groups ascending; per group and scale
 // acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
-template <class G, int R, bool kLooksAhead>
+template <class G, int R, Fetch kFetch>
 void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   const int groups = rows.k / kGroup;
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
-    if constexpr (R <= (layout.code_bits == 4 ? kPrefetchRows4 : kPrefetchRows8)) prefetch(w + kAhead, layout.bytes);
-    if constexpr (kLooksAhead) {
-      for (int line = 0; line < kLinesPerGroup && lines.next < lines.end; ++line, lines.next += 64) {
-        _mm_prefetch(lines.next, _MM_HINT_T1);
+    if constexpr (kFetch == Fetch::own) prefetch(w + kAhead, layout.bytes);
+    if constexpr (kFetch == Fetch::lines) {
+      if (lines.next < lines.end) {
+        DALSEGNO_UNROLL for (int line = 0; line < kLinesPerGroup; ++line) {
+          _mm_prefetch(lines.next + 64 * line, _MM_HINT_T0);
+        }
+        lines.next += 64 * kLinesPerGroup;
       }
     }
     const typename G::Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
@@ -262,7 +284,7 @@ void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (std::ptrdiff_t at = 0; at < k; ++at) {
-    if constexpr (R <= kPrefetchRows8) prefetch(w + at * row_bytes + kAhead, row_bytes);
+    if constexpr (R <= kOwnRows8) prefetch(w + at * row_bytes + kAhead, row_bytes);
     __m512 weights[2];
     load_weights<F>(w, at, weights);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
@@ -298,11 +320,15 @@ void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height,
     float_tile<F, R>(args.x + row * k, args.w->k, panel, out);
   } else {
     using G = std::conditional_t<sizeof(Code) == 1, Group<F, R>, WideGroup<F, R>>;
-    // A form of its own: the loop over lines costs 5% of a product that has none.
-    if constexpr (R >= kLeastAhead && sizeof(Code) == 1) {
-      if (lines.next != lines.end) return tile<G, R, true>(rows_from<Code>(args, row), panel, lines, out);
+    // Forms of their own, since fetching costs where nothing waits.
+    const Rows<Code> rows = rows_from<Code>(args, row);
+    if constexpr (R <= (group_layout(F).code_bits == 4 ? kOwnRows4 : kOwnRows8)) {
+      if (height == args.m) return tile<G, R, Fetch::own>(rows, panel, lines, out);
     }
-    tile<G, R, false>(rows_from<Code>(args, row), panel, lines, out);
+    if constexpr (R >= kLeastLines && sizeof(Code) == 1) {
+      if (lines.next < lines.end) return tile<G, R, Fetch::lines>(rows, panel, lines, out);
+    }
+    tile<G, R, Fetch::none>(rows, panel, lines, out);
   }
 }
 
@@ -311,7 +337,9 @@ template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
   constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
   const int tiles = (args.m + tallest - 1) / tallest;
-  AheadCursor ahead(args.ahead);
+  // Panels of 8-bit codes are too large to wait in L1: fetching them costs 10% at 32 rows.
+  const bool looks = F < PackedFormat::f32 && group_layout(F).code_bits == 4 && tiles > 1 && args.m <= kMostLines;
+  AheadCursor ahead(args.ahead, args.w->k / kGroup * kLinesPerGroup * 64);
   for (int p = args.panel_begin; p < args.panel_end; ++p) {
     const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
     const int first = p * kPanelColumns;
@@ -322,10 +350,11 @@ void panels(const GemmArgs& args) {
                   args.bias == nullptr ? nullptr : args.bias + first,
                   {static_cast<__mmask16>(mask), static_cast<__mmask16>(mask >> 16)},
                   args.add};
+    if (looks && p + 1 < args.panel_end) ahead.start_panel(panel + args.w->panel_bytes, args.w->panel_bytes);
     for (int i = 0, row = 0; i < tiles; ++i) {
       const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
       out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
-      run_tile<F, Code, tallest>(args, panel, row, height, ahead.take(args.w->k / kGroup), out);
+      run_tile<F, Code, tallest>(args, panel, row, height, ahead.take(), out);
       row += height;
     }
   }

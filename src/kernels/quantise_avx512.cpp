@@ -62,6 +62,35 @@ void store_wide_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t 
   out.total[at] = static_cast<float>(out.sum[2 * at]);
 }
 
+// Whole numbers nearest to v / scale, as the true division would give them. A product with the reciprocal is
+// within 2^-16 of the rounded quotient where that is at most 127, so it rounds alike unless it falls within 2^-14 of
+// the middle between two whole numbers: then, for one group in a hundred, it is divided. A division takes as long
+// as ten products. live: 0 gives zeros.
+struct Quotients {
+  __m512i first;
+  __m512i second;
+};
+inline Quotients small_quotients(__m512 v0, __m512 v1, float scale, __mmask16 live) {
+  const __m512 reciprocal = _mm512_maskz_mov_ps(live, _mm512_set1_ps(1.0F / scale));
+  const __m512 near_middle = _mm512_set1_ps(0.5F - 0x1p-14F);
+  const __m512 y0 = _mm512_mul_ps(v0, reciprocal);
+  const __m512 y1 = _mm512_mul_ps(v1, reciprocal);
+  const __m512i q0 = _mm512_maskz_cvtps_epi32(live, y0);
+  const __m512i q1 = _mm512_maskz_cvtps_epi32(live, y1);
+  const __m512 d0 = _mm512_abs_ps(_mm512_sub_ps(y0, _mm512_cvtepi32_ps(q0)));
+  const __m512 d1 = _mm512_abs_ps(_mm512_sub_ps(y1, _mm512_cvtepi32_ps(q1)));
+  const __mmask16 doubtful = _mm512_mask_cmp_ps_mask(live, _mm512_max_ps(d0, d1), near_middle, _CMP_GT_OQ);
+  if (doubtful == 0) return {q0, q1};
+  const __m512 s = _mm512_set1_ps(scale);
+  return {_mm512_cvtps_epi32(_mm512_div_ps(v0, s)), _mm512_cvtps_epi32(_mm512_div_ps(v1, s))};
+}
+
+// The same by true division, for quotients of any size.
+inline Quotients large_quotients(__m512 v0, __m512 v1, float scale, __mmask16 live) {
+  const __m512 s = _mm512_set1_ps(scale);
+  return {_mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v0, s)), _mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v1, s))};
+}
+
 template <bool Wide>
 bool quantise_row(const float* x, int row, const QuantRows& out) {
   constexpr float kMost = Wide ? 32639.0F : 127.0F;
@@ -79,10 +108,8 @@ bool quantise_row(const float* x, int row, const QuantRows& out) {
     float scale = _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(static_cast<int>(amax)))) / kMost;
     if (amax >= kInfinity || scale < kSmallestNormal) scale = 0;
     const __mmask16 live = scale > 0 ? 0xffff : 0;
-    const __m512 s = _mm512_set1_ps(scale);
-    const __m512i q0 = _mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v0, s));
-    const __m512i q1 = _mm512_maskz_cvtps_epi32(live, _mm512_div_ps(v1, s));
-    (Wide ? store_wide_group : store_group)(q0, q1, out, at + static_cast<std::size_t>(g));
+    const Quotients q = (Wide ? large_quotients : small_quotients)(v0, v1, scale, live);
+    (Wide ? store_wide_group : store_group)(q.first, q.second, out, at + static_cast<std::size_t>(g));
     out.scale[at + static_cast<std::size_t>(g)] = scale;
   }
   if (largest < kInfinity) return true;

@@ -26,6 +26,7 @@ class Gemma3 final : public Model {
       backend_.linear(*d.normed, *layer.qkv, nullptr, *d.qkv);
       backend_.norm_heads(*d.qkv, *layer.q_norm, *layer.k_norm, eps, layer.attention);
       backend_.rope_and_store(*d.qkv, rope, layer.attention);
+      if (&layer == &d.layers.back()) backend_.keep_logit_rows(*d.x, layer.attention);
       backend_.attention(*d.qkv, layer.attention, *d.attended);
       backend_.linear(*d.attended, *layer.output, nullptr, *d.block_output);
       backend_.norm_add(*d.block_output, *layer.attention_post_norm, eps, *d.x);

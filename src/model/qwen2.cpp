@@ -23,6 +23,7 @@ class Qwen2 final : public Model {
       backend_.norm(*d.x, *layer.attention_norm, eps, *d.normed);
       backend_.linear(*d.normed, *layer.qkv, layer.qkv_bias.get(), *d.qkv);
       backend_.rope_and_store(*d.qkv, *rope_, layer.attention);
+      if (&layer == &d.layers.back()) backend_.keep_logit_rows(*d.x, layer.attention);
       backend_.attention(*d.qkv, layer.attention, *d.attended);
       backend_.linear_add(*d.attended, *layer.output, nullptr, *d.x);
 

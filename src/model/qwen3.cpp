@@ -24,6 +24,7 @@ class Qwen3 final : public Model {
       backend_.linear(*d.normed, *layer.qkv, nullptr, *d.qkv);
       backend_.norm_heads(*d.qkv, *layer.q_norm, *layer.k_norm, eps, layer.attention);
       backend_.rope_and_store(*d.qkv, *rope_, layer.attention);
+      if (&layer == &d.layers.back()) backend_.keep_logit_rows(*d.x, layer.attention);
       backend_.attention(*d.qkv, layer.attention, *d.attended);
       backend_.linear_add(*d.attended, *layer.output, nullptr, *d.x);
 

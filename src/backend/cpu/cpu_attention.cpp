@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 
 #include "base/float_state.hpp"
 
@@ -166,6 +167,17 @@ bool CpuAttention::store_row(float* qkv, const CpuRope& rope, const AttentionCon
     }
   }
   return finite;
+}
+
+void CpuAttention::keep_rows(std::span<const std::int32_t> rows, KvFormat format, const AttentionConfig& config) {
+  const std::size_t bytes = static_cast<std::size_t>(config.heads / config.kv_heads) *
+                            static_cast<std::size_t>(config.head_dim) * element_bytes(format);
+  for (int head = 0; head < config.kv_heads; ++head) {
+    std::byte* of_head = q_ + static_cast<std::size_t>(head) * static_cast<std::size_t>(max_rows_) * bytes;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      std::memmove(of_head + i * bytes, of_head + static_cast<std::size_t>(rows[i]) * bytes, bytes);
+    }
+  }
 }
 
 void CpuAttention::plan(std::span<const StepSequence> sequences, const AttentionConfig& config) {

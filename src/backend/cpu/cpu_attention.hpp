@@ -27,6 +27,8 @@ class CpuAttention {
   // False: k or v is not finite (zeros are stored). Threads: different rows at the same time.
   bool store_row(float* qkv, const CpuRope& rope, const AttentionConfig& config, const StepSequence& sequence, int row,
                  int position);
+  // Keeps the queries of `rows` (ascending) alone, as rows 0, 1, ...
+  void keep_rows(std::span<const std::int32_t> rows, KvFormat format, const AttentionConfig& config);
   // out: [rows, heads * head_dim] f32, complete once finish_row() was called for each row.
   void attend(std::span<const StepSequence> sequences, const AttentionConfig& config, float* out, int out_columns);
   // out: the row's [heads * head_dim]. Threads: different rows at the same time.

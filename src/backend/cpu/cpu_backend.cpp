@@ -82,6 +82,7 @@ class CpuBackend final : public Backend {
              as<CpuBuffer>(y).columns, true);
   }
   void rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) override;
+  void keep_logit_rows(Buffer& x, const AttentionConfig& config) override;
   void attention(const Buffer& qkv, const AttentionConfig& config, Activations& out) override;
   void gate(const Buffer& gate_up, Gate kind, Activations& out) override;
   void logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) override;
@@ -91,7 +92,13 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::uint64_t work_bytes() const override { return work_.bytes(); }
 
  private:
-  [[nodiscard]] int rows() const { return static_cast<int>(step_.tokens.size()); }
+  [[nodiscard]] int rows() const {
+    return static_cast<int>(only_logit_rows_ ? step_.logit_rows.size() : step_.tokens.size());
+  }
+  [[nodiscard]] std::span<const StepSequence> sequences() const {
+    return only_logit_rows_ ? std::span<const StepSequence>(kept_) : step_.sequences;
+  }
+  void fail(int row, const char* why);
   // body(r) for every row, on one thread if there are few.
   template <class Body>
   void each_row(int count, const Body& body);
@@ -102,7 +109,7 @@ class CpuBackend final : public Backend {
   void list_ahead(int slice);
   void look_ahead(int layer);
   Ahead take_ahead(int m, const CpuWeight& w);
-  void quantise(CpuActivations& a, int row, int failed_row, const char* where);
+  void quantise(CpuActivations& a, int row, int step_row, const char* where);
 
   ThreadPool& pool_;
   const Kernels& kernels_;
@@ -113,6 +120,9 @@ class CpuBackend final : public Backend {
   float* logits_ = nullptr;  // [kLogitRows, vocabulary]
   std::unique_ptr<Activations> head_in_;
   Step step_;
+  std::vector<const StepSequence*> sequence_of_row_;              // [rows of the step]
+  bool only_logit_rows_ = false;                                  // see keep_logit_rows()
+  std::vector<StepSequence> kept_;                                // then: each run of a sequence's logit rows
   std::array<std::vector<std::byte*>, kMostSlices> ahead_pages_;  // of the step's sequences, shared ones once
   Ahead ahead_;                                                   // what is left to prefetch of them
   std::vector<const char*> failed_;                               // [rows of the step]
@@ -231,6 +241,11 @@ Result<void> CpuBackend::reserve_logits(const Weight& head) {
 void CpuBackend::begin(const Step& step) {
   step_ = step;
   failed_.assign(step.tokens.size(), nullptr);
+  only_logit_rows_ = false;
+  sequence_of_row_.clear();
+  for (const StepSequence& sequence : step.sequences) {
+    sequence_of_row_.insert(sequence_of_row_.end(), static_cast<std::size_t>(sequence.rows), &sequence);
+  }
   for (std::vector<std::byte*>& pages : ahead_pages_) pages.clear();
   ahead_.count = 0;
   if (rows() <= kStreamingRows || rows() > kAheadRows) return;
@@ -290,12 +305,17 @@ void CpuBackend::each_row(int count, const Body& body) {
   });
 }
 
-void CpuBackend::quantise(CpuActivations& a, int row, int failed_row, const char* where) {
+// row: among those that the step has now.
+void CpuBackend::fail(int row, const char* why) {
+  const auto at = static_cast<std::size_t>(row);
+  const char*& reason = failed_[only_logit_rows_ ? static_cast<std::size_t>(step_.logit_rows[at]) : at];
+  if (reason == nullptr) reason = why;
+}
+
+void CpuBackend::quantise(CpuActivations& a, int row, int step_row, const char* where) {
   const bool finite =
       a.quantised() ? kernels_.quantise(a.row(row), row, a.quant) : kernels_.all_finite(a.row(row), a.columns);
-  if (!finite && failed_[static_cast<std::size_t>(failed_row)] == nullptr) {
-    failed_[static_cast<std::size_t>(failed_row)] = where;
-  }
+  if (!finite) fail(step_row, where);
 }
 
 void CpuBackend::embed(const Weight& table, float scale, Buffer& x) {
@@ -400,20 +420,40 @@ void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const Attent
     for (const StepSequence& sequence : step_.sequences) fill_rope(table, sequence.first_position + sequence.rows);
   }
   auto& in = as<CpuBuffer>(qkv);
-  for (const StepSequence& sequence : step_.sequences) {
-    each_row(sequence.rows, [&](int i) {
-      const int row = sequence.first_row + i;
-      if (!attention_.store_row(in.row(row), table, config, sequence, row, sequence.first_position + i) &&
-          failed_[static_cast<std::size_t>(row)] == nullptr) {
-        failed_[static_cast<std::size_t>(row)] = "a key or value is NaN, infinite or beyond the K/V format's range";
-      }
-    });
+  each_row(rows(), [&](int row) {
+    const StepSequence& sequence = *sequence_of_row_[static_cast<std::size_t>(row)];
+    const int position = sequence.first_position + row - sequence.first_row;
+    if (!attention_.store_row(in.row(row), table, config, sequence, row, position)) {
+      fail(row, "a key or value is NaN, infinite or beyond the K/V format's range");
+    }
+  });
+}
+
+void CpuBackend::keep_logit_rows(Buffer& x, const AttentionConfig& config) {
+  const std::span<const std::int32_t> wanted = step_.logit_rows;
+  if (wanted.size() == step_.tokens.size()) return;
+  auto& values = as<CpuBuffer>(x);
+  kept_.clear();
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const int row = wanted[i];
+    const StepSequence& sequence = *sequence_of_row_[static_cast<std::size_t>(row)];
+    const bool continues =
+        i > 0 && wanted[i - 1] == row - 1 && sequence_of_row_[static_cast<std::size_t>(row) - 1] == &sequence;
+    if (continues) {
+      ++kept_.back().rows;
+    } else {
+      kept_.push_back({sequence.kv, static_cast<int>(i), 1, sequence.first_position + row - sequence.first_row});
+    }
+    std::memmove(values.row(static_cast<int>(i)), values.row(row),
+                 static_cast<std::size_t>(values.columns) * sizeof(float));
   }
+  attention_.keep_rows(wanted, step_.sequences.front().kv.layout->format, config);
+  only_logit_rows_ = true;
 }
 
 void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activations& out) {
   auto& act = as<CpuActivations>(out);
-  attention_.attend(step_.sequences, config, act.values, act.columns);
+  attention_.attend(sequences(), config, act.values, act.columns);
   look_ahead(config.layer + 1);
   each_row(rows(), [&](int r) {
     attention_.finish_row(r, config, act.row(r));
@@ -439,19 +479,20 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
   const int wanted = static_cast<int>(step_.logit_rows.size());
   for (int first = 0; first < wanted; first += kLogitRows) {
     const int count = std::min(kLogitRows, wanted - first);
-    const auto rows_now = step_.logit_rows.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    // Where they are now: dropped rows have made way.
+    const auto row_of = [&](int i) {
+      return only_logit_rows_ ? first + i : step_.logit_rows[static_cast<std::size_t>(first + i)];
+    };
     each_row(count, [&](int i) {
-      const int row = rows_now[static_cast<std::size_t>(i)];
-      kernels_.rms_norm(in.row(row), norm_weights.values, norm_weights.n, eps, act.row(i));
-      quantise(act, i, row, "the last hidden state is NaN or infinite");
+      kernels_.rms_norm(in.row(row_of(i)), norm_weights.values, norm_weights.n, eps, act.row(i));
+      quantise(act, i, row_of(i), "the last hidden state is NaN or infinite");
     });
     multiply(act, count, matrix, nullptr, logits_, matrix.n, false);
     const auto logits_of = [&](int i) {
       return logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
     };
     each_row(count, [&](int i) {
-      const char*& failed = failed_[static_cast<std::size_t>(rows_now[static_cast<std::size_t>(i)])];
-      if (failed == nullptr && !kernels_.all_finite(logits_of(i), matrix.n)) failed = "a logit is NaN or infinite";
+      if (!kernels_.all_finite(logits_of(i), matrix.n)) fail(row_of(i), "a logit is NaN or infinite");
     });
     for (int i = 0; i < count; ++i) sink(first + i, {logits_of(i), static_cast<std::size_t>(matrix.n)});
   }
