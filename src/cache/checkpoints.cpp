@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <iterator>
 #include <vector>
 
 namespace dalsegno {
@@ -13,6 +14,10 @@ namespace {
 // that place: what is prefilled twice is never more than a chunk or two, or what was there beyond. So the distance
 // of checkpoints may double as they get older, and n tokens need about log2(n / kNear) of them beside the last.
 constexpr int kNear = 1024;
+
+bool is_fork(const IndexNode& node) {
+  return !node.children.empty() && std::next(node.children.begin()) != node.children.end();
+}
 
 int end_of(const IndexNode& node) {
   return (node.depth - 1) * kBlockTokens + node.size;
@@ -126,7 +131,7 @@ void Checkpoints::thin(IndexNode& node) {
   for (std::size_t i = 0; i < marked.size(); ++i) {
     const int here = end_of(*marked[i]);
     const int above = i + 1 < marked.size() ? end_of(*marked[i + 1]) : 0;
-    const bool wanted = marked[i]->is_end && end - here <= kNear;
+    const bool wanted = marked[i]->is_end && (end - here <= kNear || is_fork(*marked[i]));
     if (!wanted && below - above <= std::max(kNear, end - below)) {
       unmark(*marked[i]);
     } else {

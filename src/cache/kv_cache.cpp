@@ -256,6 +256,14 @@ KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const Token
     const auto last = static_cast<std::size_t>((reused - 1) / kBlockTokens);
     impl_->checkpoints.touch(last < match.blocks.size() ? *match.blocks[last] : *match.partial);
   }
+  // Where one sequence leaves another, a third may.
+  if (why == Stopped::diverged && at / kBlockTokens > 0) {
+    if (at / kBlockTokens > table.tokens / kBlockTokens) {
+      expect_end(opened.table, at / kBlockTokens * kBlockTokens);
+    } else if (table.at != table.tree) {
+      impl_->checkpoints.mark(*table.at, true);
+    }
+  }
   table.capacity = table.window_capacity = table.tokens;
   opened.reused = table.tokens;
   return opened;

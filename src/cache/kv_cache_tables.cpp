@@ -192,11 +192,10 @@ BlockTable KvCache::fork(BlockTable& source) {
   if (to.at != to.tree) impl_->retain(to.at->page);
   for (const PageId page : to.full) impl_->retain(page);
   for (const PageId page : to.window) impl_->checkpoints.retain(page);
+  if (to.at != to.tree) impl_->checkpoints.mark(*to.at, true);
   if (to.partial_tokens() > 0) {
     expect_end(source, to.tokens);
     expect_end(table, to.tokens);
-  } else if (to.at != to.tree) {
-    impl_->checkpoints.mark(*to.at, true);
   }
   return table;
 }

@@ -98,10 +98,10 @@ void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& 
   const KvLayout layout = kv_layout(config, kv);
   report.kv_bytes_per_token = layout.block_bytes() / kBlockTokens;
   if (!report.runnable) return;
-  const int blocks = (report.at_context + kBlockTokens - 1) / kBlockTokens;
   config.context = report.at_context;
   report.packed_weight_bytes = packed_weights(file);
-  report.memory_at_context = report.packed_weight_bytes + static_cast<std::uint64_t>(blocks) * layout.block_bytes() +
+  report.memory_at_context = report.packed_weight_bytes +
+                             layout.pages_for(report.at_context, ModelLimits{}.rows) * layout.page_bytes() +
                              work_bytes_estimate(config, activation_bits);
 }
 

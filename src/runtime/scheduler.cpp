@@ -82,7 +82,8 @@ bool Scheduler::wait_for_work() {
   {
     std::unique_lock lock(mutex_);
     wake_.wait(lock, [&] {
-      return stopping_ || !incoming_.empty() || !calls_.empty() || !running_.empty() || !waiting_.empty();
+      return stopping_ || !incoming_.empty() || !calls_.empty() || !running_.empty() || !waiting_.empty() ||
+             !following_.empty();
     });
     arrived.swap(incoming_);
     calls.swap(calls_);

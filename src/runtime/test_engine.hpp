@@ -42,7 +42,7 @@ inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options
 }
 
 // Keeps the bits of the logits of every position it is shown, and follows them greedily for `steps` tokens.
-class Recorder final : public Waiter {
+class Recorder : public Waiter {
  public:
   explicit Recorder(int steps = 0) : steps_(steps) {}
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {

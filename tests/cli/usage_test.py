@@ -16,7 +16,7 @@ class Usage(program.ProgramTest):
             self.assertIn(word, shown)
 
     def test_help_of_every_verb_shows_an_example(self):
-        for verb in ("run", "chat", "tokenize", "template", "score", "inspect", "bench"):
+        for verb in ("run", "chat", "tokenize", "template", "score", "explain", "inspect", "bench"):
             shown = self.output(verb, "--help")
             self.assertIn(f"dalsegno {verb}", shown)
             self.assertIn("xample", shown)
