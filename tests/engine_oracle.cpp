@@ -29,7 +29,7 @@ struct Options {
 
 struct Setup {
   const char* model;
-  KvFormat kv;
+  KvOptions kv;
   int threads;
 };
 
@@ -154,6 +154,8 @@ class Oracle {
     return wrong;
   }
   void junk(KvCache& cache) {
+    const KvFormat format = cache.layout().format;
+    if (format != KvFormat::bf16 && format != KvFormat::f32) return;  // their scales are not any bytes
     BlockTable table = cache.open_private();
     if (!cache.extend(table, (1 + below(20)) * kBlockTokens).ok()) return;
     const KvView view = cache.view(table);
@@ -227,10 +229,14 @@ class Oracle {
   bool few_tokens_ = false;
 };
 
+constexpr KvOptions kBf16{.format = KvFormat::bf16};
+constexpr KvOptions kF32{.format = KvFormat::f32};
+constexpr KvOptions kQ8{.format = KvFormat::q8};
+constexpr KvOptions kQ4{.format = KvFormat::q4, .group_size = 32};
 constexpr Setup kSetups[] = {
-    {"gemma3-swa", KvFormat::bf16, 2}, {"llama-gqa", KvFormat::bf16, 1},    {"qwen3-qknorm", KvFormat::f32, 2},
-    {"gemma3-swa", KvFormat::f32, 1},  {"qwen2-bias", KvFormat::bf16, 2},   {"llama-q4_1", KvFormat::bf16, 2},
-    {"gemma3-swa", KvFormat::bf16, 1}, {"qwen3-qknorm", KvFormat::bf16, 1}, {"llama-gqa", KvFormat::f32, 2},
+    {"gemma3-swa", kBf16, 2},   {"llama-gqa", kBf16, 1}, {"qwen3-qknorm", kF32, 2}, {"gemma3-swa", kF32, 1},
+    {"qwen2-bias", kBf16, 2},   {"llama-q4_1", kQ8, 2},  {"gemma3-swa", kQ4, 1},    {"gemma3-swa", kBf16, 1},
+    {"qwen3-qknorm", kBf16, 1}, {"llama-gqa", kQ4, 2},   {"qwen2-bias", kQ8, 1},    {"llama-gqa", kF32, 2},
 };
 
 int run(const Options& options) {
@@ -252,8 +258,8 @@ int run(const Options& options) {
            static_cast<double>(requests + oracle.requests) < share(static_cast<double>(options.steps))) {
       ++own_trees;
       if (const std::string wrong = oracle.tree(); !wrong.empty()) {
-        fmt::print("{} {} threads {} seed {}: tree {}: {}\n", setups[i].model, name(setups[i].kv), setups[i].threads,
-                   seed, own_trees, wrong);
+        fmt::print("{} {} threads {} seed {}: tree {}: {}\n", setups[i].model, name(setups[i].kv.format),
+                   setups[i].threads, seed, own_trees, wrong);
         return 1;
       }
     }
@@ -261,8 +267,9 @@ int run(const Options& options) {
     fmt::print(
         "{} {} threads {} seed {}: {} trees, {} requests ({} cancelled, {} refused), {} logits equal, {} tokens "
         "reused, {} stopped by a window, {} blocks and {} checkpoints evicted\n",
-        setups[i].model, name(setups[i].kv), setups[i].threads, seed, own_trees, oracle.requests, oracle.cancelled,
-        oracle.refused, oracle.compared, oracle.reused, oracle.windows, stats.evictions, stats.checkpoint_evictions);
+        setups[i].model, name(setups[i].kv.format), setups[i].threads, seed, own_trees, oracle.requests,
+        oracle.cancelled, oracle.refused, oracle.compared, oracle.reused, oracle.windows, stats.evictions,
+        stats.checkpoint_evictions);
     std::fflush(stdout);
     requests += oracle.requests;
     trees += own_trees;

@@ -15,8 +15,8 @@ namespace {
 // of checkpoints may double as they get older, and n tokens need about log2(n / kNear) of them beside the last.
 constexpr int kNear = 1024;
 
-bool is_fork(const IndexNode& node) {
-  return !node.children.empty() && std::next(node.children.begin()) != node.children.end();
+bool parts(const IndexNode& node) {
+  return node.is_fork || (!node.children.empty() && std::next(node.children.begin()) != node.children.end());
 }
 
 int end_of(const IndexNode& node) {
@@ -95,8 +95,14 @@ void Checkpoints::mark(IndexNode& node, bool is_end) {
   }
   for (IndexNode* at = &node; at->depth > first; at = at->parent) ++at->cover;
   node.is_end = is_end;
+  node.is_fork = false;
   node.mark_use = index_.tick();
   marks_.insert(marks_.end(), node);
+}
+
+void Checkpoints::mark_fork(IndexNode& node) {
+  mark(node, true);
+  node.is_fork = node.MarkHook::is_linked();
 }
 
 void Checkpoints::uncover(IndexNode& node) {
@@ -131,7 +137,7 @@ void Checkpoints::thin(IndexNode& node) {
   for (std::size_t i = 0; i < marked.size(); ++i) {
     const int here = end_of(*marked[i]);
     const int above = i + 1 < marked.size() ? end_of(*marked[i + 1]) : 0;
-    const bool wanted = marked[i]->is_end && (end - here <= kNear || is_fork(*marked[i]));
+    const bool wanted = marked[i]->is_end && (end - here <= kNear || parts(*marked[i]));
     if (!wanted && below - above <= std::max(kNear, end - below)) {
       unmark(*marked[i]);
     } else {
@@ -156,6 +162,7 @@ void Checkpoints::take_over(IndexNode& node) {
   assert(node.window != kNoPage && !node.MarkHook::is_linked());
   ++node.cover;
   node.is_end = true;
+  node.is_fork = false;
   node.mark_use = index_.tick();
   marks_.insert(marks_.end(), node);
 }

@@ -47,6 +47,8 @@ class Checkpoints {
   // Makes the block a checkpoint. Without effect if a window page it needs is gone.
   // is_end: people resume here. Cost: O(window).
   void mark(IndexNode& node, bool is_end);
+  // The same where a table is forked: it is never thinned out.
+  void mark_fork(IndexNode& node);
   void unmark(IndexNode& node);
   void touch(IndexNode& node);
   // Gives up checkpoints above `node`, the end of a sequence, that are near enough to others: see kNear.

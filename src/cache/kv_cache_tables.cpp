@@ -146,9 +146,10 @@ void KvCache::Impl::publish_partial(BlockTable::State& table) {
   checkpoints.thin(*last);
 }
 
-// Lets go of window blocks that nobody who goes on from the last full block sees.
+// Lets go of window blocks that no checkpoint of the last full block, should it become one, covers.
 void KvCache::Impl::slide(BlockTable::State& table) {
-  const int first = checkpoints.needed() ? checkpoints.first_block(table.tokens / kBlockTokens * kBlockTokens) : 0;
+  const int first =
+      checkpoints.needed() ? checkpoints.first_block((table.tokens / kBlockTokens - 1) * kBlockTokens + 1) : 0;
   for (; table.first_window < first && !table.window.empty(); ++table.first_window) {
     checkpoints.release(table.window.front());
     table.window.pop_front();
@@ -192,7 +193,7 @@ BlockTable KvCache::fork(BlockTable& source) {
   if (to.at != to.tree) impl_->retain(to.at->page);
   for (const PageId page : to.full) impl_->retain(page);
   for (const PageId page : to.window) impl_->checkpoints.retain(page);
-  if (to.at != to.tree) impl_->checkpoints.mark(*to.at, true);
+  if (to.at != to.tree) impl_->checkpoints.mark_fork(*to.at);
   if (to.partial_tokens() > 0) {
     expect_end(source, to.tokens);
     expect_end(table, to.tokens);

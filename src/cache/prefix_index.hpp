@@ -58,6 +58,7 @@ struct IndexNode : SiblingHook, UseHook, MarkHook {
   PageId window = kNoPage;
   std::uint32_t cover = 0;     // checkpoints that need the window page
   bool is_end = false;         // a checkpoint where a prompt or reply ended
+  bool is_fork = false;        // a checkpoint where a table was forked
   std::uint64_t mark_use = 0;  // when the checkpoint was made or resumed from
   Siblings children;           // live; none is the beginning of another
   Siblings ghosts;

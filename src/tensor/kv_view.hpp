@@ -67,7 +67,7 @@ struct KvLayout {
     const auto blocks = [](std::int64_t count) {
       return static_cast<std::uint64_t>(count + kBlockTokens - 1) / kBlockTokens;
     };
-    const std::int64_t most = std::int64_t{window} + rows + 2 * kBlockTokens;
+    const std::int64_t most = std::int64_t{window} + rows + 3 * kBlockTokens;
     const std::int64_t seen = tokens < most ? tokens : most;
     return blocks(tokens) * static_cast<std::uint64_t>(full_slices) +
            blocks(seen) * static_cast<std::uint64_t>(window_slices());
