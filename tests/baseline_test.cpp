@@ -35,7 +35,7 @@ std::string hash(const std::string& model, const KvOptions& kv, int activation_b
   options.model_path = stem + ".gguf";
   options.kv = kv;
   options.activation_bits = activation_bits;
-  options.memory_bytes = 256ULL << 20;
+  options.memory.bytes = 256ULL << 20;
   const auto engine = Engine::open(options);
   EXPECT_TRUE(engine.ok());
   ScoreOptions wanted;

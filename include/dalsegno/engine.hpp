@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "dalsegno/memory.hpp"
 #include "dalsegno/result.hpp"
 #include "dalsegno/tokenizer.hpp"
 #include "dalsegno/types.hpp"
@@ -18,9 +19,9 @@ struct EngineOptions {
   // affects behaviour
   std::string model_path;  // a GGUF file
   KvOptions kv;
-  int activation_bits = 8;         // 8 or 16: of what quantised weights are multiplied by; 16 is the more exact
-  int context = 0;                 // most tokens of one sequence; 0: what the model was trained for
-  std::uint64_t memory_bytes = 0;  // whole process budget; 0: automatic, see docs/memory.md
+  int activation_bits = 8;  // 8 or 16: of what quantised weights are multiplied by; 16 is the more exact
+  int context = 0;          // most tokens of one sequence; 0: what the model was trained for
+  MemoryOptions memory;     // of the whole process
   // affects performance
   int threads = 0;  // 0: one per core
 };

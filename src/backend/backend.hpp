@@ -138,6 +138,8 @@ class Backend {
   // Device memory held for weights, buffers and tables.
   [[nodiscard]] virtual std::uint64_t weight_bytes() const = 0;
   [[nodiscard]] virtual std::uint64_t work_bytes() const = 0;
+  // Between steps: gives the memory behind step buffers back to the system. It comes back when it is next written.
+  virtual void release_buffers() = 0;
 };
 
 }  // namespace dalsegno

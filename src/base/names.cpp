@@ -1,6 +1,19 @@
+#include "dalsegno/memory.hpp"
 #include "dalsegno/types.hpp"
 
 namespace dalsegno {
+
+const char* name(MemoryPreset preset) {
+  switch (preset) {
+    case MemoryPreset::automatic:
+      return "automatic";
+    case MemoryPreset::idle:
+      return "idle";
+    case MemoryPreset::unconstrained:
+      return "unconstrained";
+  }
+  return "automatic";
+}
 
 const char* name(KvFormat format) {
   switch (format) {

@@ -317,6 +317,20 @@ void KvCache::clear() {
   impl_->pool->give_back();
 }
 
+// To give back so many bytes at least as many must be free, so each round overshoots only by what lies scattered.
+void KvCache::shrink(std::uint64_t bytes) {
+  Impl& self = *impl_;
+  self.pool->give_back();
+  while (self.memory.used() > bytes) {
+    const std::uint64_t excess = self.memory.used() - bytes;
+    const std::uint64_t most = std::max<std::uint64_t>(1, excess / self.layout.block_bytes());
+    std::uint64_t gone = 0;
+    while (gone < most && self.evict_one()) ++gone;
+    self.pool->give_back();
+    if (gone == 0) return;
+  }
+}
+
 CacheStats KvCache::stats() const {
   const Impl& self = *impl_;
   return {.pages_used = self.pool->used(),

@@ -22,7 +22,7 @@ struct KvCacheOptions {
   MemoryBudget* budget = nullptr;       // required; outlives the cache
   std::uint32_t max_ghosts = 1U << 16;  // evicted blocks remembered at most, so that `evicted` can be told from `cold`
   // affects performance
-  std::uint64_t extent_bytes = 64ULL << 20;
+  std::uint64_t extent_bytes = 8ULL << 20;  // the finest in which memory is given back
 };
 
 struct CacheStats {
@@ -113,6 +113,9 @@ class KvCache {
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every
   // extent that is empty then back to the budget.
   void clear();
+  // Gives up what was used longest ago, and empty extents, until the budget's use is at most `bytes` or only
+  // tables' blocks are left. More may go than `bytes` asks for: an extent is given back when all of it is free.
+  void shrink(std::uint64_t bytes);
   [[nodiscard]] CacheStats stats() const;
   // Empty if sound, else the first violation as a sentence. Cost: linear in pages and nodes.
   [[nodiscard]] std::string check_invariants() const;

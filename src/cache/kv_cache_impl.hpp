@@ -25,7 +25,8 @@ struct KvCache::Impl {
       : layout(kv_layout),
         pool(std::move(block_pool)),
         index(pool->limit(), ghosts, budget, std::move(reserved)),
-        checkpoints(layout, *pool, index) {}
+        checkpoints(layout, *pool, index),
+        memory(budget) {}
 
   // kv_cache.cpp: pages.
   // The pool counts references; the index is told when the last table lets go of one of its pages.
@@ -69,6 +70,7 @@ struct KvCache::Impl {
   const std::unique_ptr<BlockPool> pool;
   PrefixIndex index;
   Checkpoints checkpoints;
+  const MemoryBudget& memory;
   std::vector<BlockTable::State*> tables;  // open
   std::uint64_t evictions = 0;
   std::uint64_t checkpoint_evictions = 0;

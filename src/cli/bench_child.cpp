@@ -43,7 +43,8 @@ std::vector<std::string> child_words(const CommonOptions& options, const BenchRo
   }
   words.insert(words.end(), {"--activations", std::to_string(engine.activation_bits)});
   if (engine.threads > 0) words.insert(words.end(), {"--threads", std::to_string(engine.threads)});
-  if (engine.memory_bytes > 0) words.insert(words.end(), {"--memory", std::to_string(engine.memory_bytes)});
+  const MemoryOptions& memory = engine.memory;
+  words.insert(words.end(), {"--memory", memory.bytes > 0 ? std::to_string(memory.bytes) : name(memory.preset)});
   const int context = row.is("memory") ? row.context() : engine.context;
   if (context > 0) words.insert(words.end(), {"--context", std::to_string(context)});
   words.insert(words.end(), {"--cold", fmt::format("{},{}", row.depth, row.tokens)});

@@ -26,11 +26,19 @@ bool is_code(KvFormat format) {
 }
 
 void read_memory(EngineOptions& engine, const std::string& text) {
-  engine.memory_bytes = 0;
-  if (lower(text) == "automatic") return;
-  engine.memory_bytes = parse_bytes(text);
-  if (engine.memory_bytes == 0) {
-    wrong_usage(fmt::format("--memory: '{}' is not a size; write 512MB, 2GiB, a number of bytes, or automatic", text));
+  engine.memory.bytes = 0;
+  engine.memory.preset = MemoryPreset::automatic;
+  for (const MemoryPreset preset : {MemoryPreset::automatic, MemoryPreset::idle, MemoryPreset::unconstrained}) {
+    if (lower(text) != name(preset)) continue;
+    engine.memory.preset = preset;
+    return;
+  }
+  engine.memory.bytes = parse_bytes(text);
+  if (engine.memory.bytes == 0) {
+    wrong_usage(
+        fmt::format("--memory: '{}' is not a size; write 512MB, 2GiB, a number of bytes, automatic, idle or "
+                    "unconstrained",
+                    text));
   }
 }
 
@@ -131,7 +139,7 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
   add_number(app, "--threads", engine.threads, 1, kMostThreads, "worker threads (default: one per core)")->group(runs);
   app.add_option_function<std::string>(
          "--memory", [&engine](const std::string& text) { read_memory(engine, text); },
-         "budget of the whole process: 512MB, 2GiB, or automatic (default)")
+         "budget of the whole process: 512MB, 2GiB, automatic (default), idle or unconstrained")
       ->type_name("SIZE")
       ->group(runs);
   add_number(app, "--context", engine.context, 1, kMostContext,

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <malloc.h>
+
 #include <algorithm>
+#include <filesystem>
 #include <future>
 #include <thread>
 
@@ -13,7 +16,6 @@
 #include "model/registry.hpp"
 #include "runtime/fingerprint.hpp"
 #include "runtime/generation.hpp"
-#include "runtime/memory_limit.hpp"
 #include "runtime/tokenizer_impl.hpp"
 
 namespace dalsegno {
@@ -23,6 +25,15 @@ constexpr int kMaxThreads = 256;
 
 int default_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
+}
+
+// What other engines cached makes way for the weights, and for as much again to work with.
+void make_room(ProcessMemory& memory, const std::string& path) {
+  std::error_code error;
+  const std::uintmax_t file = std::filesystem::file_size(path, error);
+  if (error) return;
+  const std::uint64_t limit = memory.budget().limit();
+  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, limit - std::min<std::uint64_t>(limit, 2 * file))});
 }
 
 }  // namespace
@@ -42,9 +53,11 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
                  fmt::format("activations of {} bits are not possible; choose 8 or 16", options.activation_bits)};
   }
   DALSEGNO_ASSIGN(kernels, chosen_kernels());
-  const std::uint64_t memory = options.memory_bytes > 0 ? options.memory_bytes : automatic_budget();
+  DALSEGNO_ASSIGN(memory, ProcessMemory::join(options.memory));
+  const ProcessMemory::Use loading = memory->use();
   const int threads = options.threads > 0 ? options.threads : default_threads();
   std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, threads));
+  make_room(*memory, options.model_path);
   // The vocabulary's tables take one thread about as long as the weights take all.
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::open(options.model_path); });
   Result<void> loaded = engine->load(options);
@@ -54,8 +67,28 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
   return engine;
 }
 
-LocalEngine::LocalEngine(const Kernels& kernels, std::uint64_t memory_bytes, int threads)
-    : kernels_(kernels), budget_(memory_bytes), pool_(threads) {}
+LocalEngine::LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads)
+    : kernels_(kernels), memory_(std::move(memory)), pool_(threads) {}
+
+LocalEngine::~LocalEngine() {
+  memory_->remove(this);
+}
+
+void LocalEngine::cut(const ProcessMemory::Cut& cut) {
+  scheduler_->post([this, cut](KvCache& cache) {
+    if (cut.only_if_idle && memory_->is_active()) return;
+    if (cut.target == 0) {
+      cache.clear();
+    } else {
+      cache.shrink(cut.target);
+    }
+    if (cut.buffers) backend_->release_buffers();
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+    if (cut.done) cut.done();
+  });
+}
 
 Result<void> LocalEngine::load(const EngineOptions& options) {
   DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
@@ -68,7 +101,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
                              options.model_path, config.context)};
   }
   const int wanted = options.context > 0 ? options.context : config.context;
-  backend_ = make_cpu_backend(pool_, kernels_, budget_, options.activation_bits);
+  backend_ = make_cpu_backend(pool_, kernels_, memory_->budget(), options.activation_bits);
   ModelLimits limits;
   limits.positions = wanted;
   DALSEGNO_ASSIGN(model, load_model(*file, config, limits, *backend_));
@@ -76,8 +109,8 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
 
   KvCacheOptions cache_options;
   cache_options.layout = kv_layout(config, kv);
-  cache_options.max_bytes = budget_.free_bytes();
-  cache_options.budget = &budget_;
+  cache_options.max_bytes = memory_->budget().free_bytes();
+  cache_options.budget = &memory_->budget();
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));
   cache_ = std::move(cache);
   const int room = cache_->most_tokens(limits.rows);
@@ -96,7 +129,8 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   key.kv = kv;
   key.numerics_version = kNumericsVersion;
   scheduler_ = std::make_unique<Scheduler>(
-      Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows, context_});
+      Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows, context_, memory_.get()});
+  memory_->add(this, [this](const ProcessMemory::Cut& asked) { cut(asked); });
   return {};
 }
 

@@ -5,13 +5,13 @@
 #include <string>
 
 #include "backend/backend.hpp"
-#include "base/memory_budget.hpp"
 #include "base/thread_pool.hpp"
 #include "cache/kv_cache.hpp"
 #include "dalsegno/engine.hpp"
 #include "kernels/kernels.hpp"
 #include "model/config.hpp"
 #include "model/model.hpp"
+#include "runtime/process_memory.hpp"
 #include "runtime/scheduler.hpp"
 
 namespace dalsegno {
@@ -20,6 +20,10 @@ namespace dalsegno {
 class LocalEngine final : public Engine {
  public:
   static Result<std::unique_ptr<LocalEngine>> open(const EngineOptions& options);
+
+  ~LocalEngine() override;
+  LocalEngine(const LocalEngine&) = delete;
+  LocalEngine& operator=(const LocalEngine&) = delete;
 
   Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                          const GenerateCallbacks& callbacks) override;
@@ -34,13 +38,14 @@ class LocalEngine final : public Engine {
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 
  private:
-  LocalEngine(const Kernels& kernels, std::uint64_t memory_bytes, int threads);
+  LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads);
+  void cut(const ProcessMemory::Cut& cut);
   Result<void> load(const EngineOptions& options);
 
   // Constant after open(); destroyed from the last to the first.
   std::optional<Tokenizer> tokenizer_;
   const Kernels& kernels_;
-  MemoryBudget budget_;
+  const std::shared_ptr<ProcessMemory> memory_;
   ThreadPool pool_;
   ModelConfig config_;
   int context_ = 0;

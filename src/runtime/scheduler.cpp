@@ -50,12 +50,24 @@ void Scheduler::on_engine_thread(const std::function<void(KvCache&)>& call) {
   done.get_future().wait();
 }
 
+void Scheduler::post(std::function<void(KvCache&)> call) {
+  {
+    const std::lock_guard lock(mutex_);
+    calls_.push_back(std::move(call));
+  }
+  wake_.notify_all();
+}
+
 void Scheduler::run() {
   while (wait_for_work()) {
+    const bool has_work = !waiting_.empty() || !running_.empty();
+    if (has_work && !use_.is_on()) use_ = parts_.memory->use();
     drop_cancelled();
     admit();
     if (!running_.empty()) step();
+    if (waiting_.empty() && running_.empty() && following_.empty()) use_.end();
   }
+  use_.end();
   for (SequencePtr& sequence : running_) {
     sequence->outcome = FinishReason::cancelled;
     finish(*sequence);

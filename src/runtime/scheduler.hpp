@@ -13,6 +13,7 @@
 #include "cache/block_table.hpp"
 #include "cache/kv_cache.hpp"
 #include "model/model.hpp"
+#include "runtime/process_memory.hpp"
 #include "runtime/request.hpp"
 #include "tensor/numerics_key.hpp"
 
@@ -44,6 +45,7 @@ class Scheduler {
     NumericsKey key;
     int max_rows = 0;  // of one step
     int context = 0;   // most tokens of one sequence
+    ProcessMemory* memory = nullptr;
   };
   explicit Scheduler(Parts parts);
   ~Scheduler();  // cancels what is left
@@ -52,6 +54,8 @@ class Scheduler {
   void submit(std::vector<Work> work);
   // Runs `call` between two steps and waits for it. Requires: not called on the engine thread.
   void on_engine_thread(const std::function<void(KvCache&)>& call);
+  // The same without waiting. If the scheduler ends before, `call` is destroyed instead.
+  void post(std::function<void(KvCache&)> call);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
 
@@ -106,6 +110,7 @@ class Scheduler {
   std::deque<SequencePtr> waiting_;
   std::deque<SequencePtr> following_;  // those that stand aside
   std::vector<SequencePtr> running_;   // oldest first
+  ProcessMemory::Use use_;             // while there is a sequence
   double token_seconds_ = 0;           // of a prompt token, lately
   bool room_changed_ = true;           // something ended since admission last failed
   std::vector<TokenId> step_tokens_;

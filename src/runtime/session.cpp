@@ -3,6 +3,7 @@
 #include <atomic>
 #include <utility>
 
+#include "runtime/process_memory.hpp"
 #include "runtime/splice.hpp"
 
 namespace dalsegno {
@@ -12,10 +13,12 @@ struct Session::Impl {
   std::vector<Message> messages;
   std::vector<std::vector<TokenId>> replies;  // [messages.size()]: ids that decode to the content, or empty
   std::atomic<bool> busy{false};
+  ProcessMemory::Use use = {};  // what a conversation has cached stays while it goes on
 };
 
 Session::Session(Engine& engine, std::vector<Message> messages) : impl_(new Impl{engine, std::move(messages), {}}) {
   impl_->replies.resize(impl_->messages.size());
+  if (const auto memory = ProcessMemory::current()) impl_->use = memory->use();
 }
 Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;

@@ -217,7 +217,7 @@ TEST(Generate, ContextEndsAReplyWithLength) {
 TEST(Engine, ABudgetThatCannotHoldTheModelIsRefused) {
   EngineOptions options;
   options.model_path = testing::tiny_model("llama-gqa");
-  options.memory_bytes = 1 << 20;
+  options.memory.bytes = 1 << 20;
   const auto engine = Engine::open(options);
   ASSERT_FALSE(engine.ok());
   EXPECT_EQ(engine.error().code, ErrorCode::exhausted);

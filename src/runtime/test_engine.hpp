@@ -26,6 +26,7 @@ struct TestEngineOptions {
   int threads = 2;
   int context = 0;
   std::uint64_t memory_bytes = 256ULL << 20;
+  std::uint64_t idle_bytes = 0;
 };
 
 inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options = {}) {
@@ -35,7 +36,7 @@ inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options
   engine.activation_bits = options.activation_bits;
   engine.threads = options.threads;
   engine.context = options.context;
-  engine.memory_bytes = options.memory_bytes;
+  engine.memory = {.bytes = options.memory_bytes, .idle_bytes = options.idle_bytes};
   auto opened = LocalEngine::open(engine);
   EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message);
   return opened.ok() ? std::move(opened).value() : nullptr;

@@ -134,7 +134,7 @@ class Talk(talk.TalkTest):
     def test_sizes_of_memory(self):
         for size in ("0", "-1", "", "MB", "1.2.3GB", "9" * 40, "1e3", "5 apples", "nan"):
             self.assert_error(2, ["run", "-m", self.model, "--prompt", "x", "--memory", size], "--memory")
-        for size in ("1GiB", "1.5gb", "1 GB", "900000000", "automatic"):
+        for size in ("1GiB", "1.5gb", "1 GB", "900000000", "automatic", "idle", "unconstrained"):
             self.one_json("run", "-m", self.model, "--prompt", "x", "--max-tokens", 1, "--memory", size)
 
 

@@ -54,6 +54,7 @@ class CpuBackend final : public Backend {
         activation_bits_(activation_bits),
         weights_(budget, MemoryKind::weights),
         work_(budget, MemoryKind::work),
+        tables_(budget, MemoryKind::work),
         attention_(pool, kernels) {}
 
   Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
@@ -89,7 +90,8 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] std::span<const char* const> failed_rows() const override { return failed_; }
   [[nodiscard]] std::uint64_t weight_bytes() const override { return weights_.bytes(); }
-  [[nodiscard]] std::uint64_t work_bytes() const override { return work_.bytes(); }
+  [[nodiscard]] std::uint64_t work_bytes() const override { return work_.bytes() + tables_.bytes(); }
+  void release_buffers() override { work_.give_back(); }
 
  private:
   [[nodiscard]] int rows() const {
@@ -115,7 +117,8 @@ class CpuBackend final : public Backend {
   const Kernels& kernels_;
   const int activation_bits_;
   HostArena weights_;
-  HostArena work_;
+  HostArena work_;    // buffers of a step: nothing in them outlives it
+  HostArena tables_;  // of RoPE
   CpuAttention attention_;
   float* logits_ = nullptr;  // [kLogitRows, vocabulary]
   std::unique_ptr<Activations> head_in_;
@@ -220,8 +223,8 @@ Result<std::unique_ptr<RopeTable>> CpuBackend::make_rope(const RopeConfig& confi
   rope->positions = positions;
   rope->interleaved = config.interleaved;
   const std::size_t bytes = static_cast<std::size_t>(positions) * rope->frequencies.size() * sizeof(float);
-  DALSEGNO_ASSIGN(cos, work_.allocate(bytes, "the RoPE table"));
-  DALSEGNO_ASSIGN(sin, work_.allocate(bytes, "the RoPE table"));
+  DALSEGNO_ASSIGN(cos, tables_.allocate(bytes, "the RoPE table"));
+  DALSEGNO_ASSIGN(sin, tables_.allocate(bytes, "the RoPE table"));
   rope->cos = reinterpret_cast<float*>(cos);
   rope->sin = reinterpret_cast<float*>(sin);
   return std::unique_ptr<RopeTable>(std::move(rope));

@@ -73,6 +73,10 @@ Result<std::byte*> HostArena::allocate(std::size_t bytes, const std::string& wha
   return piece;
 }
 
+void HostArena::give_back() {
+  for (const HostMemory& extent : extents_) madvise(extent.data(), extent.bytes(), MADV_DONTNEED);
+}
+
 std::size_t HostArena::bytes() const {
   std::size_t sum = 0;
   for (const HostMemory& extent : extents_) sum += extent.bytes();

@@ -37,6 +37,8 @@ class HostArena {
   HostArena(MemoryBudget& budget, MemoryKind kind) : budget_(&budget), kind_(kind) {}
   Result<std::byte*> allocate(std::size_t bytes, const std::string& what);
   [[nodiscard]] std::size_t bytes() const;
+  // Gives the memory back to the system, but keeps addresses and reservations: pieces are zero afterwards.
+  void give_back();
 
  private:
   MemoryBudget* budget_;

@@ -1,0 +1,199 @@
+#include "runtime/process_memory.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "dalsegno/session.hpp"
+#include "runtime/test_engine.hpp"
+
+namespace dalsegno {
+namespace {
+
+using testing::open_engine;
+using testing::random_tokens;
+using testing::run;
+
+constexpr std::uint64_t kMiB = 1ULL << 20;
+
+// Until what an ended request set off is through: the first call follows its end, the second what that posted.
+void settle(LocalEngine& engine) {
+  for (int i = 0; i < 2; ++i) engine.scheduler().on_engine_thread([](KvCache&) {});
+}
+
+std::uint64_t kv_bytes() {
+  const auto report = memory_report();
+  return report ? report->kv : 0;
+}
+
+TEST(MemoryLimits, FollowTheDocumentedFormulas) {
+  const MachineMemory machine{.available = 8000 * kMiB, .total = 16000 * kMiB};
+  const auto expect = [&](const MemoryOptions& options, std::uint64_t active, std::uint64_t idle) {
+    const MemoryLimits limits = memory_limits(options, machine);
+    EXPECT_EQ(limits.active, active * kMiB);
+    EXPECT_EQ(limits.idle, idle * kMiB);
+  };
+  expect({}, 4000, 2000);
+  expect({.preset = MemoryPreset::idle}, 2000, 0);
+  expect({.preset = MemoryPreset::unconstrained}, 16000, 16000);
+  expect({.bytes = 300 * kMiB}, 300, 300);
+  expect({.bytes = 300 * kMiB, .idle_bytes = 100 * kMiB}, 300, 100);
+  expect({.preset = MemoryPreset::idle, .bytes = 300 * kMiB}, 300, 0);
+  EXPECT_EQ(memory_limits({}, {}).active, 256 * kMiB) << "no less, whatever is available";
+}
+
+TEST(ProcessMemory, TheFirstConfigurationHoldsUntilTheLastEngineCloses) {
+  EXPECT_FALSE(memory_report().has_value());
+  auto first = open_engine({.memory_bytes = 200 * kMiB});
+  auto second = open_engine({.model = "llama-bf16", .memory_bytes = 200 * kMiB});
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(memory_report()->limit, 200 * kMiB);
+  EXPECT_EQ(memory_report()->engines, 2);
+
+  EngineOptions options;
+  options.model_path = testing::tiny_model("llama-gqa");
+  options.memory.bytes = 300 * kMiB;
+  const auto refused = Engine::open(options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+  EXPECT_EQ(refused.error().message,
+            "the process's memory budget is set to 200.0 MiB, but this engine asks for 300.0 MiB; ask for the same, or "
+            "close the other engines first");
+
+  first.reset();
+  EXPECT_FALSE(Engine::open(options).ok());
+  second.reset();
+  EXPECT_FALSE(memory_report().has_value());
+  EXPECT_TRUE(Engine::open(options).ok());
+}
+
+TEST(ProcessMemory, AnIdleLimitAboveTheBudgetIsRefused) {
+  const auto memory = ProcessMemory::join({.bytes = kMiB, .idle_bytes = 2 * kMiB});
+  ASSERT_FALSE(memory.ok());
+  EXPECT_NE(memory.error().message.find("2.0 MiB"), std::string::npos) << memory.error().message;
+}
+
+TEST(ProcessMemory, EnginesShareOneLedger) {
+  const auto first = open_engine();
+  const std::uint64_t alone = memory_report()->weights;
+  const auto second = open_engine();
+  EXPECT_EQ(memory_report()->weights, 2 * alone);
+}
+
+TEST(ProcessMemory, ShrinksToTheIdleLimitWhenTheLastRequestEnds) {
+  const auto engine = open_engine({.idle_bytes = 1});
+  std::mt19937 random(1);
+  const std::vector<TokenId> prompt = random_tokens(random, 100);
+  run(*engine, prompt, {.from = 99});
+  settle(*engine);
+  EXPECT_EQ(kv_bytes(), 0U);
+  EXPECT_FALSE(memory_report()->active);
+  EXPECT_EQ(engine->explain(prompt, {})->reused_tokens, 0);
+}
+
+TEST(ProcessMemory, ASessionKeepsWhatIsCached) {
+  const auto engine = open_engine({.idle_bytes = 1});
+  std::mt19937 random(2);
+  const std::vector<TokenId> prompt = random_tokens(random, 100);
+  {
+    const Session session(*engine);
+    run(*engine, prompt, {.from = 99});
+    settle(*engine);
+    EXPECT_GT(kv_bytes(), 0U);
+    EXPECT_TRUE(memory_report()->active);
+    EXPECT_EQ(engine->explain(prompt, {})->reused_tokens, 99);
+  }
+  settle(*engine);
+  EXPECT_EQ(kv_bytes(), 0U);
+}
+
+TEST(ProcessMemory, WithinTheIdleLimitEverythingStays) {
+  const auto engine = open_engine();
+  std::mt19937 random(3);
+  const std::vector<TokenId> prompt = random_tokens(random, 100);
+  run(*engine, prompt, {.from = 99});
+  settle(*engine);
+  EXPECT_EQ(engine->explain(prompt, {})->reused_tokens, 99);
+}
+
+TEST(ProcessMemory, ReleaseAllFreesWhatIsCachedAndChangesNoBit) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  std::mt19937 random(4);
+  const std::vector<TokenId> prompt = random_tokens(random, 100);
+  const auto before = run(*first, prompt);
+  run(*second, prompt);
+  EXPECT_GT(kv_bytes(), 0U);
+  release_all();
+  EXPECT_EQ(kv_bytes(), 0U);
+  const auto after = run(*first, prompt);
+  EXPECT_EQ(before->logits(), after->logits());
+  testing::check_cache(*first);
+}
+
+TEST(ProcessMemory, ReleaseAllWhileRequestsRunChangesNoBit) {
+  const auto engine = open_engine();
+  std::mt19937 random(5);
+  const std::vector<TokenId> prompt = random_tokens(random, 40);
+  const auto reference = run(*engine, prompt, {.from = 39, .reuse = false, .steps = 200});
+  auto recorder = std::make_shared<testing::Recorder>(200);
+  std::vector<Work> work;
+  work.push_back({recorder, prompt, 39, 512, true});
+  engine->scheduler().submit(std::move(work));
+  for (int i = 0; i < 20; ++i) release_all();
+  ASSERT_TRUE(recorder->wait().ok());
+  EXPECT_EQ(recorder->logits(), reference->logits());
+}
+
+class Pressure : public ::testing::Test {
+ protected:
+  Pressure() { std::filesystem::create_directories(folder_); }
+  ~Pressure() override { std::filesystem::remove_all(folder_); }
+  void write(const std::string& path, const std::string& text) const {
+    std::ofstream(path + ".new") << text;
+    std::filesystem::rename(path + ".new", path);
+  }
+  const std::string folder_ = ::testing::TempDir() + "dalsegno_pressure_" + std::to_string(getpid());
+  const PressurePaths paths_{.events = folder_ + "/memory.events", .stall = folder_ + "/memory.pressure"};
+};
+
+TEST_F(Pressure, IsToldByEventsAndByStalls) {
+  EXPECT_FALSE(PressureWatch(paths_).can_tell());
+  write(paths_.events, "low 0\nhigh 3\nmax 1\noom 0\n");
+  write(paths_.stall, "some avg10=0.50 avg60=99.00 avg300=0.00 total=5\nfull avg10=88.00 avg60=0 avg300=0 total=0\n");
+  PressureWatch watch(paths_);
+  EXPECT_TRUE(watch.can_tell());
+  EXPECT_FALSE(watch.look()) << "what was before does not count";
+  write(paths_.events, "low 0\nhigh 4\nmax 1\noom 0\n");
+  EXPECT_TRUE(watch.look());
+  EXPECT_FALSE(watch.look());
+  write(paths_.events, "low 7\nhigh 4\nmax 2\noom 0\n");
+  EXPECT_TRUE(watch.look());
+  write(paths_.stall, "some avg10=12.50 avg60=0.00 avg300=0.00 total=5\n");
+  EXPECT_TRUE(watch.look());
+  EXPECT_TRUE(watch.look()) << "as long as it lasts";
+}
+
+TEST_F(Pressure, CutsDownWhatIsCached) {
+  write(paths_.events, "high 0\nmax 0\n");
+  const auto memory = ProcessMemory::join({.bytes = 256 * kMiB, .idle_bytes = 1}, {.paths = paths_, .interval_ms = 1});
+  ASSERT_TRUE(memory.ok());
+  const ProcessMemory::Use use = memory.value()->use();  // not idle: it is the pressure that cuts
+  const auto engine = open_engine({.idle_bytes = 1});
+  std::mt19937 random(6);
+  const std::vector<TokenId> prompt = random_tokens(random, 100);
+  run(*engine, prompt, {.from = 99});
+  EXPECT_GT(kv_bytes(), 0U);
+  write(paths_.events, "high 1\nmax 0\n");
+  while (memory_report()->pressure == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  settle(*engine);
+  EXPECT_EQ(kv_bytes(), 0U);
+  EXPECT_EQ(memory_report()->pressure, 1U);
+}
+
+}  // namespace
+}  // namespace dalsegno
