@@ -22,8 +22,19 @@ struct EngineOptions {
   int activation_bits = 8;  // 8 or 16: of what quantised weights are multiplied by; 16 is the more exact
   int context = 0;          // most tokens of one sequence; 0: what the model was trained for
   MemoryOptions memory;     // of the whole process
+  // Of the blocks computed, the share that is computed once more while the engine is idle and compared byte by byte.
+  // Negative: one in 256, in debug builds one in 8; 0: none.
+  double audit_share = -1;
   // affects performance
   int threads = 0;  // 0: one per core
+};
+
+// What auditing the cache has found so far.
+struct AuditReport {
+  std::uint64_t checked = 0;
+  std::uint64_t skipped = 0;     // for want of blocks, of room, or of what a sliding window sees
+  std::uint64_t mismatched = 0;  // each put a namespace into quarantine: nothing of it is reused any more
+  std::string last_mismatch;     // a sentence: which tokens, which layer
 };
 
 // What generate() reports while it works. Both run on the caller's thread.
@@ -68,6 +79,8 @@ class Engine {
   [[nodiscard]] virtual int context() const = 0;
   // Drops every cached block that no running request uses.
   virtual void reset_cache() = 0;
+  // Audits so many sampled blocks at once, beside those of EngineOptions::audit_share; 0: only reports.
+  virtual AuditReport audit_cache(int blocks = 0) = 0;
 };
 
 }  // namespace dalsegno

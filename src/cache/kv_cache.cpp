@@ -233,6 +233,7 @@ void KvCache::Impl::empty(PrefixTree& tree) {
 
 KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const TokenId> tokens, int limit) {
   assert(limit >= 0 && static_cast<std::size_t>(limit) <= tokens.size());
+  if (impl_->quarantined.contains(name_space)) return {open_private(), 0, Stopped::off, 0};
   const auto wanted = tokens.first(static_cast<std::size_t>(limit));
   PrefixTree* tree = impl_->index.enter(name_space);
   PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);
@@ -275,6 +276,7 @@ BlockTable KvCache::open_private() {
 
 KvCache::Preview KvCache::preview(const Namespace& name_space, std::span<const TokenId> tokens, int limit) const {
   assert(limit >= 0 && static_cast<std::size_t>(limit) <= tokens.size());
+  if (impl_->quarantined.contains(name_space)) return {0, Stopped::off, 0};
   const auto wanted = tokens.first(static_cast<std::size_t>(limit));
   const PrefixTree* tree = impl_->index.find(name_space);
   const PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);

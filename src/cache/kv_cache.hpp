@@ -1,9 +1,12 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/memory_budget.hpp"
 #include "dalsegno/result.hpp"
@@ -64,7 +67,7 @@ class KvCache {
   //   name_space  a namespace of the same salt but another numerics key holds at least the next token too;
   //               what other salts hold is never told
   //   cold
-  // A namespace the budget has no room for is served as by open_private().
+  // A namespace the budget has no room for, or in quarantine (stopped says `off`), is served as by open_private().
   Opened open(const Namespace& name_space, std::span<const TokenId> tokens, int limit);
   // An empty table that neither reads from nor adds to the index, for requests with reuse off.
   BlockTable open_private();
@@ -108,6 +111,21 @@ class KvCache {
 
   // The longest sequence that there is room for, if it runs alone, in steps of at most `rows` tokens.
   [[nodiscard]] int most_tokens(int rows) const;
+  // A full block of some namespace, with all tokens up to its end. nullopt: there is none, or no room to compute it
+  // again without evicting. Equal numbers give equal blocks while nothing changes. Cost: linear in pages, at worst;
+  // O(1) where most are cached.
+  struct Sample {
+    Namespace name_space;
+    std::vector<TokenId> tokens;
+  };
+  [[nodiscard]] std::optional<Sample> sample(std::uint64_t random) const;
+  // The pages that hold the last of these tokens, of each slice, nullptr where a sliding window's is not kept;
+  // nullopt: the block is not cached (any more). Valid until the cache changes. Requires: whole blocks.
+  using BlockPages = std::array<const std::byte*, kMostSlices>;
+  [[nodiscard]] std::optional<BlockPages> pages_of(const Namespace& name_space, std::span<const TokenId> tokens) const;
+  // From now on nothing of this namespace is reused, now or later: open() serves it as open_private() does.
+  void quarantine(const Namespace& name_space);
+
   // True if `pages` more could be had by allocating and evicting everything evictable.
   [[nodiscard]] bool could_fit(std::uint64_t pages) const;
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -72,6 +73,7 @@ struct KvCache::Impl {
   Checkpoints checkpoints;
   const MemoryBudget& memory;
   std::vector<BlockTable::State*> tables;  // open
+  std::set<Namespace> quarantined;
   std::uint64_t evictions = 0;
   std::uint64_t checkpoint_evictions = 0;
 };

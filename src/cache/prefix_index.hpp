@@ -126,6 +126,8 @@ class PrefixIndex {
     const auto at = static_cast<std::size_t>(page);
     return at < node_of_page_.size() ? node_of_page_[at] : nullptr;
   }
+  // No page from this id on ever belonged to a node.
+  [[nodiscard]] std::uint32_t pages_end() const { return static_cast<std::uint32_t>(node_of_page_.size()); }
   // Notes that a page of its window layers belongs to the node, or no longer does (kNoPage).
   void set_window(IndexNode& node, PageId window);
   // Says whether tables hold the node's page. The end of holding counts as a use.

@@ -31,7 +31,8 @@ constexpr const char* kCommands =
 // One conversation, whoever types it: a person at a terminal or a file of questions.
 class Chat {
  public:
-  Chat(Engine& engine, const ChatOptions& options) : options_(options), session_(engine, beginning()) {}
+  Chat(Engine& engine, const ChatOptions& options)
+      : options_(options), engine_(engine), session_(engine, beginning()) {}
 
   // Answers each line of standard input.
   Result<int> follow_script();
@@ -47,7 +48,9 @@ class Chat {
   void undo();
 
   const ChatOptions& options_;
+  Engine& engine_;
   Session session_;
+  DamageWarning damage_;
   int turn_ = 0;
 };
 
@@ -63,6 +66,7 @@ Result<Reply> Chat::ask(const std::string& question) {
 
 void Chat::print_reply(const Reply& reply) {
   ++turn_;
+  damage_.check(engine_);
   if (options_.common.json) {
     say(dump(reply_json(reply, turn_, options_.show_ids)) + "\n");
   } else {

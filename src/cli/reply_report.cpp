@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "cli/terminal.hpp"
+
 namespace dalsegno::cli {
 namespace {
 
@@ -64,6 +66,17 @@ std::string reuse_words(const Usage& usage, const Reuse& reuse) {
   return fmt::format("{} token{} in: {} reused{}, {} prefilled, stopped: {} at {}{}", usage.prompt_tokens,
                      plural(usage.prompt_tokens), usage.reused_tokens, from, usage.prefilled_tokens,
                      name(reuse.stopped), reuse.at, resumed);
+}
+
+void DamageWarning::check(Engine& engine) {
+  if (given_) return;
+  const AuditReport report = engine.audit_cache();
+  if (report.mismatched == 0) return;
+  given_ = true;
+  note(
+      fmt::format("warning: the cache is damaged: {}; nothing of it is reused any more. This machine's memory may be "
+                  "failing; test it, or report this\n",
+                  report.last_mismatch));
 }
 
 std::string reply_line(const Reply& reply) {

@@ -19,4 +19,13 @@ namespace dalsegno::cli {
 // "[42 tokens in: 30 reused (ram), 12 prefilled, stopped: cold at 30 | first token 18 ms | 25 tokens, 180 tok/s]"
 [[nodiscard]] std::string reply_line(const Reply& reply);
 
+// Says on standard error, once, if an audit found cached K/V damaged.
+class DamageWarning {
+ public:
+  void check(Engine& engine);
+
+ private:
+  bool given_ = false;
+};
+
 }  // namespace dalsegno::cli

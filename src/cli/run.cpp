@@ -42,6 +42,7 @@ Result<int> run(const RunOptions& options) {
   DALSEGNO_ASSIGN(questions, questions_of(options.question));
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
   const Interruptible interruptible(true);
+  DamageWarning damage;
   int turn = 0;
   for (const Question& question : questions) {
     const auto reply = answer(*engine, question, options);
@@ -49,6 +50,7 @@ Result<int> run(const RunOptions& options) {
     if (!reply.ok()) return reply.error();
     DALSEGNO_TRY(finish_output());
     print_reply(*reply, ++turn, options);
+    damage.check(*engine);
     if (Interruptible::requested()) return kInterrupted;
   }
   return 0;

@@ -22,6 +22,11 @@ namespace dalsegno {
 namespace {
 
 constexpr int kMaxThreads = 256;
+#ifdef NDEBUG
+constexpr double kAuditShare = 1.0 / 256;  // 16 rows of a step for 4096 computed: 0.4%
+#else
+constexpr double kAuditShare = 1.0 / 8;
+#endif
 
 int default_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
@@ -128,8 +133,9 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   key.activation_bits = options.activation_bits;
   key.kv = kv;
   key.numerics_version = kNumericsVersion;
-  scheduler_ = std::make_unique<Scheduler>(
-      Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows, context_, memory_.get()});
+  const double audit_share = options.audit_share < 0 ? kAuditShare : options.audit_share;
+  scheduler_ = std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key,
+                                                            limits.rows, context_, memory_.get(), audit_share});
   memory_->add(this, [this](const ProcessMemory::Cut& asked) { cut(asked); });
   return {};
 }

@@ -15,10 +15,15 @@ constexpr std::size_t kMaxRunning = 256;
 // Steps of at least this many rows say what a prompt token takes; each counts for a quarter of the mean.
 constexpr int kMeasuredRows = 64;
 constexpr double kNewest = 0.25;
+// An engine is idle when nothing came for so long: only then, and once per pause, a block is audited.
+constexpr std::chrono::milliseconds kIdle{20};
 
 }  // namespace
 
-Scheduler::Scheduler(Parts parts) : parts_(std::move(parts)), thread_([this] { run(); }) {}
+Scheduler::Scheduler(Parts parts)
+    : parts_(std::move(parts)),
+      audit_(*parts_.cache, *parts_.model, *parts_.backend, parts_.audit_share),
+      thread_([this] { run(); }) {}
 
 Scheduler::~Scheduler() {
   {
@@ -86,6 +91,15 @@ Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, c
   return seen;
 }
 
+AuditReport Scheduler::audit(int blocks) {
+  AuditReport report;
+  on_engine_thread([&](KvCache&) {
+    for (int i = 0; i < blocks; ++i) audit_.audit_one();
+    report = audit_.report();
+  });
+  return report;
+}
+
 // Takes what was queued; sleeps while there is nothing to do. False when the scheduler stops.
 bool Scheduler::wait_for_work() {
   std::vector<Work> arrived;
@@ -93,10 +107,17 @@ bool Scheduler::wait_for_work() {
   bool stopping = false;
   {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] {
+    const auto has_work = [&] {
       return stopping_ || !incoming_.empty() || !calls_.empty() || !running_.empty() || !waiting_.empty() ||
              !following_.empty();
-    });
+    };
+    if (!audit_.is_due()) {
+      wake_.wait(lock, has_work);
+    } else if (!wake_.wait_for(lock, kIdle, has_work)) {
+      lock.unlock();
+      audit_.audit_one();
+      return true;
+    }
     arrived.swap(incoming_);
     calls.swap(calls_);
     stopping = stopping_;
@@ -225,6 +246,7 @@ void Scheduler::step() {
   const auto begin = std::chrono::steady_clock::now();
   parts_.model->forward(step, [this](int index, std::span<const float> logits) { deliver(index, logits); });
   measure(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  audit_.earn(static_cast<int>(step_tokens_.size()));
   const std::span<const char* const> failed = parts_.backend->failed_rows();
   for (Sequence* sequence : in_step_) {
     const char* why = nullptr;

@@ -15,6 +15,7 @@
 #include "model/model.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/request.hpp"
+#include "runtime/self_audit.hpp"
 #include "tensor/numerics_key.hpp"
 
 namespace dalsegno {
@@ -46,6 +47,7 @@ class Scheduler {
     int max_rows = 0;  // of one step
     int context = 0;   // most tokens of one sequence
     ProcessMemory* memory = nullptr;
+    double audit_share = 0;  // see SelfAudit
   };
   explicit Scheduler(Parts parts);
   ~Scheduler();  // cancels what is left
@@ -56,6 +58,8 @@ class Scheduler {
   void on_engine_thread(const std::function<void(KvCache&)>& call);
   // The same without waiting. If the scheduler ends before, `call` is destroyed instead.
   void post(std::function<void(KvCache&)> call);
+  // Audits so many blocks between two steps.
+  AuditReport audit(int blocks);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
 
@@ -107,6 +111,7 @@ class Scheduler {
   bool stopping_ = false;
 
   // Engine thread only.
+  SelfAudit audit_;
   std::deque<SequencePtr> waiting_;
   std::deque<SequencePtr> following_;  // those that stand aside
   std::vector<SequencePtr> running_;   // oldest first

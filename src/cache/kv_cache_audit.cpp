@@ -1,0 +1,53 @@
+#include <algorithm>
+
+#include "cache/kv_cache_impl.hpp"
+
+// What an audit of the cached bytes needs: a block to look at, and a way to stop all reuse of a namespace.
+namespace dalsegno {
+
+std::optional<KvCache::Sample> KvCache::sample(std::uint64_t random) const {
+  const Impl& self = *impl_;
+  if (self.pool->available() < static_cast<std::uint64_t>(self.layout.slices)) return std::nullopt;
+  const std::uint64_t pages = self.index.pages_end();
+  for (std::uint64_t i = 0; i < pages; ++i) {
+    const IndexNode* node = self.index.node_of(PageId{static_cast<std::uint32_t>((random % pages + i) % pages)});
+    if (node == nullptr || node->size != kBlockTokens) continue;
+    Sample sample;
+    for (; node->parent != nullptr; node = node->parent) {
+      sample.tokens.insert(sample.tokens.end(), node->tokens.rbegin(), node->tokens.rend());
+    }
+    const Namespace* name_space = static_cast<const PrefixTree*>(node)->name_space;
+    if (name_space == nullptr || self.quarantined.contains(*name_space)) continue;
+    std::ranges::reverse(sample.tokens);
+    sample.name_space = *name_space;
+    return sample;
+  }
+  return std::nullopt;
+}
+
+std::optional<KvCache::BlockPages> KvCache::pages_of(const Namespace& name_space,
+                                                     std::span<const TokenId> tokens) const {
+  const Impl& self = *impl_;
+  const PrefixTree* tree = self.index.find(name_space);
+  if (tree == nullptr) return std::nullopt;
+  const PrefixIndex::Match match = self.index.match(*tree, tokens);
+  if (match.blocks.empty() || match.blocks.size() * kBlockTokens != tokens.size()) return std::nullopt;
+  BlockPages pages{};
+  const IndexNode& node = *match.blocks.back();
+  PageId full = node.page;
+  for (int slice = 0; slice < self.layout.full_slices; ++slice, full = self.pool->next(full)) {
+    pages[static_cast<std::size_t>(slice)] = self.pool->address(full);
+  }
+  PageId window = node.window;
+  for (int slice = self.layout.full_slices; slice < self.layout.slices && window != kNoPage; ++slice) {
+    pages[static_cast<std::size_t>(slice)] = self.pool->address(window);
+    window = self.pool->next(window);
+  }
+  return pages;
+}
+
+void KvCache::quarantine(const Namespace& name_space) {
+  impl_->quarantined.insert(name_space);
+}
+
+}  // namespace dalsegno

@@ -1,0 +1,91 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cache/block_table.hpp"
+#include "runtime/test_engine.hpp"
+
+namespace dalsegno {
+namespace {
+
+using testing::open_engine;
+using testing::random_tokens;
+using testing::run;
+
+void turn_a_bit(LocalEngine& engine, std::uint64_t seed) {
+  engine.scheduler().on_engine_thread([&](KvCache& cache) {
+    const auto sample = cache.sample(seed);
+    ASSERT_TRUE(sample);
+    const auto pages = cache.pages_of(sample->name_space, sample->tokens);
+    ASSERT_TRUE(pages);
+    *const_cast<std::byte*>((*pages)[0]) ^= std::byte{1};
+  });
+}
+
+class SelfAuditTest : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Architectures, SelfAuditTest,
+                         ::testing::Values("llama-gqa", "qwen2-bias", "qwen3-qknorm", "gemma3-swa", "llama-q4_1"));
+
+TEST_P(SelfAuditTest, SoundBlocksOfEveryFormatAreComputedToTheSameBytes) {
+  std::mt19937 random(3);
+  for (const KvOptions& kv : {KvOptions{}, KvOptions{.format = KvFormat::f32}, KvOptions{.format = KvFormat::q8},
+                              KvOptions{.format = KvFormat::q4}}) {
+    auto engine = open_engine({.model = GetParam(), .kv = kv});
+    ASSERT_NE(engine, nullptr);
+    for (int i = 0; i < 3; ++i) run(*engine, random_tokens(random, 100 + 31 * i), {.chunk = 77});
+    const AuditReport report = engine->audit_cache(40);
+    EXPECT_EQ(report.mismatched, 0U) << report.last_mismatch;
+    EXPECT_GT(report.checked, 10U);
+    testing::check_cache(*engine);
+  }
+}
+
+TEST_P(SelfAuditTest, OneWrongBitPutsTheNamespaceIntoQuarantine) {
+  std::mt19937 random(4);
+  auto engine = open_engine({.model = GetParam()});
+  ASSERT_NE(engine, nullptr);
+  const std::vector<TokenId> tokens = random_tokens(random, 150);
+  const auto sound = run(*engine, tokens);
+  turn_a_bit(*engine, 5);
+  const AuditReport report = engine->audit_cache(200);
+  EXPECT_EQ(report.mismatched, 1U) << report.checked << " checked, " << report.skipped << " skipped";
+  EXPECT_NE(report.last_mismatch.find("layer"), std::string::npos) << report.last_mismatch;
+
+  engine->scheduler().on_engine_thread([](KvCache& cache) { EXPECT_FALSE(cache.sample(0)); });
+  const auto after = engine->explain(tokens, "");
+  ASSERT_TRUE(after.ok());
+  EXPECT_EQ(after.value().reuse.stopped, Stopped::off);
+  const auto again = run(*engine, tokens);
+  EXPECT_EQ(again->logits(), sound->logits());
+  testing::check_cache(*engine);
+}
+
+TEST(SelfAuditWhenIdle, AuditsTheShareAskedForAndThenRests) {
+  EngineOptions options;
+  options.model_path = testing::tiny_model("llama-gqa");
+  options.memory.bytes = 256ULL << 20;
+  options.audit_share = 0.5;
+  auto engine = LocalEngine::open(options);
+  ASSERT_TRUE(engine.ok());
+  std::mt19937 random(5);
+  run(*engine.value(), random_tokens(random, 10 * kBlockTokens));
+  AuditReport report;
+  const auto seen = [&] { return report.checked + report.skipped; };
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (seen() < 5 && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    report = engine.value()->audit_cache(0);
+  }
+  EXPECT_EQ(seen(), 5U);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  report = engine.value()->audit_cache(0);
+  EXPECT_EQ(seen(), 5U);
+  EXPECT_EQ(report.mismatched, 0U);
+}
+
+}  // namespace
+}  // namespace dalsegno
