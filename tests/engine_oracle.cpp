@@ -67,7 +67,7 @@ std::unique_ptr<LocalEngine> open(const Setup& setup) {
   options.model_path = fmt::format("{}/tiny/{}.gguf", DALSEGNO_GOLDEN, setup.model);
   options.kv = setup.kv;
   options.threads = setup.threads;
-  options.memory_bytes = 64ULL << 20;
+  options.memory.bytes = 192ULL << 20;  // of both engines: an extent of pages for the plain one, the rest for the other
   auto engine = LocalEngine::open(options);
   if (!engine.ok()) {
     fmt::print("error: {}\n", engine.error().message);
@@ -79,7 +79,14 @@ std::unique_ptr<LocalEngine> open(const Setup& setup) {
 class Oracle {
  public:
   Oracle(const Setup& setup, std::uint32_t seed)
-      : random_(seed), cached_(open(setup)), plain_(open({setup.model, setup.kv, 1})) {}
+      : random_(seed), cached_(open(setup)), plain_(open({setup.model, setup.kv, 1})) {
+    // The plain engine takes its pages before the ballast can.
+    auto first = std::make_shared<Follower>(0, -1);
+    std::vector<Work> work;
+    work.push_back({first, Tokens(650, 1), 649, 512, false});
+    plain_->scheduler().submit(std::move(work));
+    static_cast<void>(first->wait());
+  }
   ~Oracle() {
     cached_->scheduler().on_engine_thread([&](KvCache& cache) { cache.discard(std::move(ballast_)); });
   }
@@ -141,7 +148,7 @@ class Oracle {
       if (below(4) == 0 || !ballast_.is_open()) {
         cache.discard(std::move(ballast_));
         ballast_ = cache.open_private();
-        const auto blocks = static_cast<int>(cache.stats().pages_limit) / cache.layout().slices;
+        const int blocks = most_blocks(cache);
         const int spare = below(3) == 0 ? 300 : 45 + below(60);
         if (const auto room = cache.extend(ballast_, std::max(0, blocks - spare) * kBlockTokens); !room.ok()) {
           cache.clear();
@@ -152,6 +159,15 @@ class Oracle {
       if (wrong.empty()) wrong = cache.check_invariants();
     });
     return wrong;
+  }
+  static int most_blocks(const KvCache& cache) {
+    const auto slices = static_cast<std::uint64_t>(cache.layout().slices);
+    std::uint64_t fits = 0;
+    for (std::uint64_t too_many = cache.stats().pages_limit / slices + 1; too_many - fits > 1;) {
+      const std::uint64_t middle = fits + (too_many - fits) / 2;
+      (cache.could_fit(middle * slices) ? fits : too_many) = middle;
+    }
+    return static_cast<int>(fits);
   }
   void junk(KvCache& cache) {
     const KvFormat format = cache.layout().format;
