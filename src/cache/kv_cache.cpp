@@ -302,6 +302,10 @@ bool KvCache::could_fit(std::uint64_t pages) const {
   return impl_->pool->available() + impl_->evictable() >= pages;
 }
 
+std::uint64_t KvCache::bytes_for(int tokens, int rows) const {
+  return impl_->layout.pages_for(tokens, rows) * BlockPool::stride_of(impl_->layout.page_bytes());
+}
+
 int KvCache::most_tokens(int rows) const {
   const std::uint64_t pages = impl_->pool->limit();
   int fits = 0;

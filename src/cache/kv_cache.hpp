@@ -111,6 +111,8 @@ class KvCache {
 
   // The longest sequence that there is room for, if it runs alone, in steps of at most `rows` tokens.
   [[nodiscard]] int most_tokens(int rows) const;
+  // What a sequence of so many tokens takes at most, in steps of at most `rows` tokens.
+  [[nodiscard]] std::uint64_t bytes_for(int tokens, int rows) const;
   // A full block of some namespace, with all tokens up to its end. nullopt: there is none, or no room to compute it
   // again without evicting. Equal numbers give equal blocks while nothing changes. Cost: linear in pages, at worst;
   // O(1) where most are cached.
@@ -125,7 +127,6 @@ class KvCache {
   [[nodiscard]] std::optional<BlockPages> pages_of(const Namespace& name_space, std::span<const TokenId> tokens) const;
   // From now on nothing of this namespace is reused, now or later: open() serves it as open_private() does.
   void quarantine(const Namespace& name_space);
-
   // True if `pages` more could be had by allocating and evicting everything evictable.
   [[nodiscard]] bool could_fit(std::uint64_t pages) const;
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <future>
@@ -17,6 +15,10 @@
 #include "runtime/fingerprint.hpp"
 #include "runtime/generation.hpp"
 #include "runtime/tokenizer_impl.hpp"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 namespace dalsegno {
 namespace {
@@ -87,10 +89,12 @@ void LocalEngine::cut(const ProcessMemory::Cut& cut) {
     } else {
       cache.shrink(cut.target);
     }
-    if (cut.buffers) backend_->release_buffers();
+    if (cut.buffers) {
+      backend_->release_buffers();
 #ifdef __GLIBC__
-    malloc_trim(0);
+      malloc_trim(0);
 #endif
+    }
     if (cut.done) cut.done();
   });
 }
@@ -120,9 +124,9 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   cache_ = std::move(cache);
   const int room = cache_->most_tokens(limits.rows);
   context_ = std::min(wanted, room);
-  if (room < wanted) {
-    remedy_ = "shorten it, or raise --memory: the budget has room for no more K/V";
-  } else if (wanted < config.context) {
+  rows_ = limits.rows;
+  memory_bound_ = room < wanted;
+  if (wanted < config.context) {
     remedy_ = fmt::format("shorten it, or raise --context up to the {} that the model was made for", config.context);
   } else {
     remedy_ = "shorten it: the model was made for no more";
@@ -135,14 +139,23 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   key.numerics_version = kNumericsVersion;
   const double audit_share = options.audit_share < 0 ? kAuditShare : options.audit_share;
   scheduler_ = std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key,
-                                                            limits.rows, context_, memory_.get(), audit_share});
+                                                            limits.rows, context_, memory_.get(), this, audit_share});
   memory_->add(this, [this](const ProcessMemory::Cut& asked) { cut(asked); });
   return {};
 }
 
 Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
   if (prompt.empty()) return Error{ErrorCode::invalid_argument, "the prompt is empty; give at least one token"};
-  if (static_cast<int>(prompt.size()) > context_) {
+  const int size = static_cast<int>(prompt.size());
+  if (size > context_ && memory_bound_) {
+    const auto bytes = [this](int tokens) { return human_bytes(cache_->bytes_for(tokens, rows_)); };
+    return Error{
+        ErrorCode::exhausted,
+        fmt::format("the prompt's {} tokens need {} of K/V, but the memory budget of {} has room for {}, which "
+                    "hold {} tokens; shorten it, or raise --memory",
+                    size, bytes(size), human_bytes(memory_->budget().limit()), bytes(context_), context_)};
+  }
+  if (size > context_) {
     return Error{ErrorCode::invalid_argument, fmt::format("the prompt has {} tokens, but the context holds {}; {}",
                                                           prompt.size(), context_, remedy_)};
   }

@@ -50,7 +50,9 @@ class LocalEngine final : public Engine {
   ThreadPool pool_;
   ModelConfig config_;
   int context_ = 0;
-  std::string remedy_;  // what to do about a prompt longer than the context
+  int rows_ = 0;               // of a step at most
+  bool memory_bound_ = false;  // the context is what the budget has room for
+  std::string remedy_;         // else what to do about a prompt longer than the context
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> cache_;

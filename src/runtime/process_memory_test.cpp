@@ -149,6 +149,99 @@ TEST(ProcessMemory, ReleaseAllWhileRequestsRunChangesNoBit) {
   EXPECT_EQ(recorder->logits(), reference->logits());
 }
 
+// Takes all but `left` bytes of the budget, as another engine's weights would.
+Reservation ballast(std::uint64_t left) {
+  MemoryBudget& budget = ProcessMemory::current()->budget();
+  auto taken = budget.reserve(MemoryKind::weights, budget.free_bytes() - left, "ballast");
+  EXPECT_TRUE(taken.ok());
+  return std::move(taken).value();
+}
+
+std::uint64_t bytes_for(LocalEngine& engine, int tokens) {
+  std::uint64_t bytes = 0;
+  engine.scheduler().on_engine_thread([&](KvCache& cache) { bytes = cache.bytes_for(tokens, 512); });
+  return bytes;
+}
+
+TEST(Budget, APromptThatCanNeverFitIsRefusedWithWhatItNeedsAndWhatWouldFit) {
+  auto roomy = open_engine();
+  const std::uint64_t needed = bytes_for(*roomy, 1000);
+  const std::uint64_t loaded = memory_report()->weights + memory_report()->work;
+  roomy.reset();
+  const auto engine = open_engine({.memory_bytes = loaded + needed});
+  ASSERT_TRUE(engine);
+  EXPECT_LT(engine->context(), 1000);
+  std::mt19937 random(7);
+  const auto refused = engine->generate(random_tokens(random, 1000), {}, {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  for (const std::string& part : {std::string("1000 tokens need " + human_bytes(needed)),
+                                  "hold " + std::to_string(engine->context()) + " tokens", std::string("--memory")}) {
+    EXPECT_NE(refused.error().message.find(part), std::string::npos) << refused.error().message;
+  }
+  // What just fits runs to its end.
+  const int fits = engine->context();
+  const auto reply = engine->generate(random_tokens(random, fits - 20), {.max_tokens = 1000}, {});
+  ASSERT_TRUE(reply.ok()) << reply.error().message;
+  EXPECT_LE(reply->usage.reply_tokens, 21);
+}
+
+TEST(Budget, AReplyThatCannotGoOnEndsWithLength) {
+  const auto engine = open_engine();
+  const Reservation taken = ballast(bytes_for(*engine, 64));
+  std::mt19937 random(8);
+  const std::vector<TokenId> prompt = random_tokens(random, 20);
+  auto recorder = std::make_shared<testing::Recorder>(500);
+  std::vector<Work> work;
+  work.push_back({recorder, prompt, 19, 512, true});
+  engine->scheduler().submit(std::move(work));
+  const Result<FinishReason> end = recorder->wait();
+  ASSERT_TRUE(end.ok()) << end.error().message;
+  EXPECT_EQ(end.value(), FinishReason::length);
+  EXPECT_EQ(recorder->reply.size(), 64U - 20 + 1);
+  const auto refused = engine->generate(random_tokens(random, 100), {}, {});
+  ASSERT_FALSE(refused.ok()) << "before its first token it is an error";
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  testing::check_cache(*engine);
+}
+
+TEST(Budget, WhatAnotherEngineCachesMakesWay) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  const Reservation taken = ballast(bytes_for(*first, 160));
+  std::mt19937 random(9);
+  run(*first, random_tokens(random, 150), {.from = 149});
+  EXPECT_GT(kv_bytes(), 0U);
+  run(*second, random_tokens(random, 150), {.from = 149});
+  run(*first, random_tokens(random, 150), {.from = 149});
+}
+
+TEST(Budget, EnginesThatCompeteForMemoryBothComeToTheirEndWithTheSameBits) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  std::mt19937 random(10);
+  std::vector<std::vector<TokenId>> prompts;
+  std::vector<std::shared_ptr<testing::Recorder>> references;
+  for (int i = 0; i < 6; ++i) prompts.push_back(random_tokens(random, 40));
+  for (const auto& prompt : prompts) references.push_back(run(*first, prompt, {.from = 39, .steps = 150}));
+  release_all();
+  const Reservation taken = ballast(bytes_for(*first, 300));
+  std::vector<std::shared_ptr<testing::Recorder>> recorders;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    recorders.push_back(std::make_shared<testing::Recorder>(150));
+    std::vector<Work> work;
+    work.push_back({recorders.back(), prompts[i], 39, 512, true});
+    (i % 2 == 0 ? first : second)->scheduler().submit(std::move(work));
+  }
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const Result<FinishReason> end = recorders[i]->wait();
+    ASSERT_TRUE(end.ok()) << end.error().message;
+    EXPECT_EQ(recorders[i]->logits(), references[i]->logits());
+  }
+  testing::check_cache(*first);
+  testing::check_cache(*second);
+}
+
 class Pressure : public ::testing::Test {
  protected:
   Pressure() { std::filesystem::create_directories(folder_); }

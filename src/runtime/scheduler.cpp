@@ -17,6 +17,8 @@ constexpr int kMeasuredRows = 64;
 constexpr double kNewest = 0.25;
 // An engine is idle when nothing came for so long: only then, and once per pause, a block is audited.
 constexpr std::chrono::milliseconds kIdle{20};
+// How long an engine that runs nothing waits before it asks the others for memory again.
+constexpr std::chrono::milliseconds kAskAgain{10};
 
 }  // namespace
 
@@ -65,7 +67,7 @@ void Scheduler::post(std::function<void(KvCache&)> call) {
 
 void Scheduler::run() {
   while (wait_for_work()) {
-    const bool has_work = !waiting_.empty() || !running_.empty();
+    const bool has_work = !waiting_.empty() || !running_.empty() || !following_.empty();
     if (has_work && !use_.is_on()) use_ = parts_.memory->use();
     drop_cancelled();
     admit();
@@ -107,6 +109,11 @@ bool Scheduler::wait_for_work() {
   bool stopping = false;
   {
     std::unique_lock lock(mutex_);
+    if (waits_for_others_) {
+      wake_.wait_for(lock, kAskAgain, [&] { return stopping_ || !incoming_.empty(); });
+      waits_for_others_ = false;
+      room_changed_ = true;
+    }
     const auto has_work = [&] {
       return stopping_ || !incoming_.empty() || !calls_.empty() || !running_.empty() || !waiting_.empty() ||
              !following_.empty();
@@ -223,8 +230,9 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   const int rows = std::min({missing, sequence->work.chunk, parts_.max_rows});
   if (Result<void> room = parts_.cache->extend(sequence->table, missing, rows); !room.ok()) {
     parts_.cache->close(std::move(sequence->table));
-    if (!running_.empty()) return false;
-    sequence->work.request->on_finished(std::move(room).error());
+    if (!running_.empty() || may_wait_for_others(size, rows)) return false;
+    give_up(*sequence, std::move(room).error());
+    sequence->work.request->on_finished(std::move(sequence->outcome));
     return true;
   }
   parts_.cache->expect_end(sequence->table, sequence->prompt_tokens);
@@ -320,16 +328,38 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
     if (room.ok()) return true;
     const auto victim =
         std::find_if(running_.rbegin(), running_.rend(), [](const SequencePtr& each) { return each->rows == 0; });
-    if (running_.size() == 1) {
-      sequence.finished = true;
-      sequence.outcome = std::move(room).error();
+    const bool alone = running_.size() == 1;
+    if (alone && !may_wait_for_others(sequence.table.tokens() + rows, rows)) {
+      give_up(sequence, std::move(room).error());
       return false;
     }
-    if (victim->get() == &sequence) {
+    if (alone || victim->get() == &sequence) {
       preempt(sequence);
       return false;
     }
     preempt(**victim);
+  }
+}
+
+// False if this engine could not have room for so many tokens even if the others held no K/V. Otherwise they have been
+// asked to give up what they cache, and what they run will end.
+bool Scheduler::may_wait_for_others(int tokens, int rows) {
+  const MemoryBudget& budget = parts_.memory->budget();
+  const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
+  const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
+  if (parts_.cache->most_tokens(rows) < tokens || needed > budget.limit() - others_use) return false;
+  const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);
+  waits_for_others_ = parts_.memory->ask({.target = target}, parts_.holder) > 0;
+  return waits_for_others_;
+}
+
+// A reply that has begun is no error: it has come to its end as at the context's.
+void Scheduler::give_up(Sequence& sequence, Error why) {
+  sequence.finished = true;
+  if (static_cast<int>(sequence.work.tokens.size()) > sequence.prompt_tokens) {
+    sequence.outcome = FinishReason::length;
+  } else {
+    sequence.outcome = std::move(why);
   }
 }
 

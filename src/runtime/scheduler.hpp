@@ -33,7 +33,9 @@ struct Work {
 // Owns the engine thread: admits work, composes steps of all running sequences, runs them, and
 // keeps the cache's tables. The only caller of model and cache.
 // A sequence that cannot grow preempts the youngest one, which gives its blocks to the index
-// and later resumes with the same bits.
+// and later resumes with the same bits. One that is alone waits for other engines to give up what they cache or run,
+// holding nothing itself; if even all of that were too little, it ends: with an error before its first token, then
+// with `length`.
 // Single flight: a request whose next missing blocks a running one of the same namespace is going to compute stands
 // aside until they are there, or that one has ended; then it is admitted like any other, so that another takes over.
 // Threads: submit() and on_engine_thread() from any; everything else is the engine thread's.
@@ -47,7 +49,8 @@ class Scheduler {
     int max_rows = 0;  // of one step
     int context = 0;   // most tokens of one sequence
     ProcessMemory* memory = nullptr;
-    double audit_share = 0;  // see SelfAudit
+    const void* holder = nullptr;  // by which `memory` knows this engine
+    double audit_share = 0;        // see SelfAudit
   };
   explicit Scheduler(Parts parts);
   ~Scheduler();  // cancels what is left
@@ -94,6 +97,8 @@ class Scheduler {
   void step();
   void compose();
   bool grow(Sequence& sequence, int rows);
+  bool may_wait_for_others(int tokens, int rows);
+  void give_up(Sequence& sequence, Error why);
   void preempt(Sequence& sequence);
   void add_rows(Sequence& sequence, int rows);
   void deliver(int index, std::span<const float> logits);
@@ -118,6 +123,7 @@ class Scheduler {
   ProcessMemory::Use use_;             // while there is a sequence
   double token_seconds_ = 0;           // of a prompt token, lately
   bool room_changed_ = true;           // something ended since admission last failed
+  bool waits_for_others_ = false;      // nothing runs here, and other engines hold the memory that is wanted
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;
