@@ -62,11 +62,13 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const KvCacheOptions& options) 
                              human_bytes(options.budget->limit()))};
   }
   const std::uint32_t ghosts = std::min(options.max_ghosts, pool_options.max_pages);
+  DALSEGNO_ASSIGN(policy, find_eviction_policy(options.eviction));
   DALSEGNO_ASSIGN(pool, BlockPool::create(pool_options));
   DALSEGNO_ASSIGN(reserved,
                   options.budget->reserve(MemoryKind::index, PrefixIndex::bytes_for(pool_options.max_pages, ghosts),
                                           "the prefix index"));
-  auto impl = std::make_unique<Impl>(options.layout, std::move(pool), ghosts, *options.budget, std::move(reserved));
+  auto impl =
+      std::make_unique<Impl>(options.layout, std::move(pool), ghosts, *options.budget, std::move(reserved), *policy);
   return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
 }
 
@@ -93,12 +95,12 @@ std::uint64_t KvCache::Impl::evictable() const {
          checkpoints.evictable() * static_cast<std::uint64_t>(layout.window_slices());
 }
 
-// What was used longest ago. A checkpoint was made or resumed from before the sequence below it ended, so those of a
+// What the policy puts first. A checkpoint was made or resumed from before the sequence below it ended, so those of a
 // conversation go before the blocks that would be useless without them, from its beginning to its end.
 bool KvCache::Impl::evict_one() {
-  IndexNode* leaf = index.oldest();
+  IndexNode* leaf = index.least();
   IndexNode* mark = checkpoints.oldest();
-  if (mark != nullptr && (leaf == nullptr || mark->mark_use < leaf->last_use)) {
+  if (mark != nullptr && (leaf == nullptr || index.order().goes_before(*mark, mark->mark_use, *leaf))) {
     checkpoints.unmark(*mark);
     ++checkpoint_evictions;
     return true;
@@ -235,6 +237,7 @@ KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const Token
   assert(limit >= 0 && static_cast<std::size_t>(limit) <= tokens.size());
   if (impl_->quarantined.contains(name_space)) return {open_private(), 0, Stopped::off, 0};
   const auto wanted = tokens.first(static_cast<std::size_t>(limit));
+  impl_->index.begin_request();
   PrefixTree* tree = impl_->index.enter(name_space);
   PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);
   const Stopped why = impl_->index.why(name_space, tree, match, wanted);
@@ -256,6 +259,7 @@ KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const Token
   if (reused > 0) {
     const auto last = static_cast<std::size_t>((reused - 1) / kBlockTokens);
     impl_->checkpoints.touch(last < match.blocks.size() ? *match.blocks[last] : *match.partial);
+    impl_->index.hit(match, reused);
   }
   // Where one sequence leaves another, a third may.
   if (why == Stopped::diverged && at / kBlockTokens > 0) {
@@ -319,7 +323,7 @@ int KvCache::most_tokens(int rows) const {
 void KvCache::clear() {
   impl_->index.forget_ghosts();
   while (IndexNode* mark = impl_->checkpoints.oldest()) impl_->checkpoints.unmark(*mark);
-  while (IndexNode* leaf = impl_->index.oldest()) impl_->remove_leaf(*leaf, PrefixIndex::Remember::no);
+  while (IndexNode* leaf = impl_->index.least()) impl_->remove_leaf(*leaf, PrefixIndex::Remember::no);
   impl_->pool->give_back();
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/memory_budget.hpp"
+#include "cache/eviction_policy.hpp"
 #include "dalsegno/result.hpp"
 #include "dalsegno/types.hpp"
 #include "tensor/kv_view.hpp"
@@ -26,6 +27,7 @@ struct KvCacheOptions {
   std::uint32_t max_ghosts = 1U << 16;  // evicted blocks remembered at most, so that `evicted` can be told from `cold`
   // affects performance
   std::uint64_t extent_bytes = 8ULL << 20;  // the finest in which memory is given back
+  std::string eviction{kDefaultEviction};   // a name of cache/eviction_policy.hpp
 };
 
 struct CacheStats {
@@ -48,7 +50,7 @@ struct CacheStats {
 class KvCache {
  public:
   // Reserves the index's memory at once, pages only when they are needed. Errors: invalid_argument
-  // (an empty layout, no budget), exhausted (not one page fits the budget or max_bytes).
+  // (an empty layout, no budget, an unknown policy), exhausted (not one page fits the budget or max_bytes).
   static Result<std::unique_ptr<KvCache>> create(const KvCacheOptions& options);
   ~KvCache();
   KvCache(const KvCache&) = delete;

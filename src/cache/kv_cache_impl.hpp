@@ -22,10 +22,10 @@ namespace dalsegno {
 
 struct KvCache::Impl {
   Impl(const KvLayout& kv_layout, std::unique_ptr<BlockPool> block_pool, std::uint32_t ghosts, MemoryBudget& budget,
-       Reservation reserved)
+       Reservation reserved, const EvictionPolicy& policy)
       : layout(kv_layout),
         pool(std::move(block_pool)),
-        index(pool->limit(), ghosts, budget, std::move(reserved)),
+        index(pool->limit(), ghosts, budget, std::move(reserved), policy),
         checkpoints(layout, *pool, index),
         memory(budget) {}
 

@@ -36,23 +36,28 @@ bool ByTokens::operator()(const IndexNode& a, const IndexNode& b) const {
 bool ByUse::operator()(const IndexNode& a, const IndexNode& b) const {
   return a.last_use < b.last_use;
 }
+bool ByRank::operator()(const IndexNode& a, const IndexNode& b) const {
+  return a.rank != b.rank ? a.rank < b.rank : a.last_use < b.last_use;
+}
 
 std::uint64_t PrefixIndex::bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts) {
   const std::uint64_t nodes = std::uint64_t{max_pages} + max_ghosts + kChunk;
   return nodes * sizeof(IndexNode) + nodes / kChunk * sizeof(void*) + max_pages * sizeof(void*) + kTreeAllowance;
 }
 
-PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved)
+PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved,
+                         const EvictionPolicy& policy)
     : max_nodes_(std::uint64_t{max_pages} + max_ghosts),
       max_ghosts_(max_ghosts),
       budget_(budget),
-      reserved_(std::move(reserved)) {
+      reserved_(std::move(reserved)),
+      order_(policy) {
   node_of_page_.reserve(max_pages);
   chunks_.reserve(max_nodes_ / kChunk + 1);
 }
 
 PrefixIndex::~PrefixIndex() {
-  evictable_.clear();
+  order_.clear();
   ghosts_.clear();
   for (auto& [name_space, tree] : trees_) empty_and_unlink(tree);
   for (auto& [key, tree] : private_trees_) empty_and_unlink(*tree);
@@ -214,7 +219,9 @@ PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const Tok
   const auto size = static_cast<int>(tokens.size());
   auto after = position(parent.children, tokens);
   if (after != parent.children.end() && shared_beginning(after->block(), tokens) == size) {
-    return {const_cast<IndexNode*>(&*after), false, kNoPage};
+    auto& same = const_cast<IndexNode&>(*after);
+    if (size == kBlockTokens) order_.hit(same);
+    return {&same, false, kNoPage};
   }
   Inserted inserted;
   // A beginning of these tokens stands just before them: a sibling between would begin with it too.
@@ -231,6 +238,7 @@ PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const Tok
   node.page = page;
   node.last_use = ++clock_;
   ++live_;
+  order_.add(node);
   const auto at = static_cast<std::size_t>(page);
   node_of_page_.resize(std::max(node_of_page_.size(), at + 1));
   node_of_page_[at] = &node;
@@ -249,6 +257,7 @@ IndexNode& PrefixIndex::take_node(IndexNode& parent, std::span<const TokenId> to
     auto& node = const_cast<IndexNode&>(*ghost);
     parent.ghosts.erase(ghost);
     ghosts_.erase(ghosts_.iterator_to(node));
+    order_.revive(node);
     return node;
   }
   if (free_nodes_ == nullptr) {
@@ -270,6 +279,7 @@ IndexNode& PrefixIndex::take_node(IndexNode& parent, std::span<const TokenId> to
 void PrefixIndex::free_node(IndexNode& node) {
   assert(node.children.empty() && node.ghosts.empty() && node.page == kNoPage);
   node.size = 0;
+  node.hits = node.gap = node.spread = 0;
   node.jump = nullptr;
   node.parent = std::exchange(free_nodes_, &node);
 }
@@ -277,7 +287,7 @@ void PrefixIndex::free_node(IndexNode& node) {
 // Takes a live leaf out of its parent's children; the caller decides what becomes of the node.
 PageId PrefixIndex::remove_live(IndexNode& node) {
   assert(node.children.empty() && node.window == kNoPage && node.cover == 0 && !node.MarkHook::is_linked());
-  if (node.UseHook::is_linked()) evictable_.erase(evictable_.iterator_to(node));
+  order_.remove(node);
   node.parent->children.erase(node.parent->children.iterator_to(node));
   node_of_page_[static_cast<std::size_t>(node.page)] = nullptr;
   --live_;
@@ -338,9 +348,16 @@ std::uint64_t PrefixIndex::evictable() const {
 }
 
 void PrefixIndex::touch(IndexNode& node) {
-  if (node.UseHook::is_linked()) evictable_.erase(evictable_.iterator_to(node));
+  order_.take_out(node);
   node.last_use = ++clock_;
+  order_.use(node);
   update_evictable(node);
+}
+
+void PrefixIndex::hit(const Match& match, int tokens) {
+  const auto whole = static_cast<std::size_t>(tokens / kBlockTokens);
+  for (std::size_t i = 0; i < whole; ++i) order_.hit(*match.blocks[i]);
+  if (tokens % kBlockTokens > 0) order_.hit(whole < match.blocks.size() ? *match.blocks[whole] : *match.partial);
 }
 
 // A child is useless without its parent: a parent becomes evictable only after its children are gone.
@@ -348,18 +365,14 @@ void PrefixIndex::update_evictable(IndexNode& node) {
   const bool wanted = node.page != kNoPage && !node.held && node.children.empty();
   if (wanted == node.UseHook::is_linked()) return;
   if (wanted) {
-    evictable_.insert(node);
+    order_.put_in(node);
   } else {
-    evictable_.erase(evictable_.iterator_to(node));
+    order_.take_out(node);
   }
 }
 
-IndexNode* PrefixIndex::oldest() const {
-  return evictable_.empty() ? nullptr : const_cast<IndexNode*>(&*evictable_.begin());
-}
-
 PageId PrefixIndex::evict(Remember remember) {
-  IndexNode* node = oldest();
+  IndexNode* node = least();
   if (node == nullptr) return kNoPage;
   const bool seen_by_none = static_cast<const PrefixTree&>(ancestor(*node, 0)).name_space == nullptr;
   return remove(*node, seen_by_none ? Remember::no : remember);
@@ -371,6 +384,7 @@ PageId PrefixIndex::remove(IndexNode& node, Remember remember) {
   const PageId page = remove_live(node);
   // What led here was used when its end was.
   parent.last_use = std::max(parent.last_use, node.last_use);
+  parent.seen = std::max(parent.seen, node.seen);
   update_evictable(parent);
   if (remember == Remember::no) {
     free_node(node);
@@ -456,7 +470,9 @@ std::uint64_t PrefixIndex::count_evictable() const {
 }
 
 std::string PrefixIndex::check_invariants() const {
+  if (std::string violation = order_.check_invariants(); !violation.empty()) return violation;
   std::uint64_t live = 0;
+  std::uint64_t fresh = 0;
   std::uint64_t windows = 0;
   std::uint64_t held = 0;
   std::uint64_t ghosts = 0;
@@ -476,6 +492,7 @@ std::string PrefixIndex::check_invariants() const {
     if (std::string violation = check_node(node); !violation.empty()) return violation;
     for (const IndexNode& child : node.children) {
       ++live;
+      fresh += child.hits == 0 ? 1 : 0;
       held += child.held ? 1 : 0;
       windows += child.window != kNoPage ? 1 : 0;
       pending.push_back(&child);
@@ -489,6 +506,8 @@ std::string PrefixIndex::check_invariants() const {
   for (const IndexNode* node = free_nodes_; node != nullptr; node = node->parent) ++free;
   if (live != live_ || held != held_.size())
     return fmt::format("{} live and {} held blocks, not {} and {}", live, held, live_, held_.size());
+  if (live != order_.live() || fresh != order_.fresh())
+    return fmt::format("{} blocks were never hit, not {}", fresh, order_.fresh());
   if (const std::uint64_t counted = count_evictable(); counted != evictable())
     return fmt::format("{} blocks are evictable, not {}", counted, evictable());
   if (ghosts != ghosts_.size() || ghosts > max_ghosts_) return fmt::format("{} ghosts of {}", ghosts, ghosts_.size());

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <array>
-#include <boost/intrusive/set.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -12,59 +11,13 @@
 
 #include "base/memory_budget.hpp"
 #include "cache/block_pool.hpp"
+#include "cache/eviction_order.hpp"
+#include "cache/index_node.hpp"
 #include "dalsegno/types.hpp"
 #include "tensor/kv_view.hpp"
 #include "tensor/numerics_key.hpp"
 
 namespace dalsegno {
-
-struct IndexNode;
-
-// Siblings, by their tokens: the one that shares most with a sequence of tokens stands next to
-// where that sequence would be, so that finding it takes O(log siblings) comparisons.
-struct ByTokens {
-  bool operator()(const IndexNode& a, const IndexNode& b) const;
-};
-struct ByUse {
-  bool operator()(const IndexNode& a, const IndexNode& b) const;
-};
-struct SiblingTag;
-struct UseTag;
-struct MarkTag;
-namespace intrusive = boost::intrusive;
-using SiblingHook = intrusive::set_base_hook<intrusive::tag<SiblingTag>, intrusive::optimize_size<true>>;
-using UseHook = intrusive::set_base_hook<intrusive::tag<UseTag>, intrusive::optimize_size<true>>;
-// Linked while the node is a checkpoint (cache/checkpoints.hpp).
-using MarkHook = intrusive::set_base_hook<intrusive::tag<MarkTag>, intrusive::optimize_size<true>>;
-using Siblings = intrusive::set<IndexNode, intrusive::base_hook<SiblingHook>, intrusive::compare<ByTokens>,
-                                intrusive::constant_time_size<false>>;
-using NodesByUse = intrusive::set<IndexNode, intrusive::base_hook<UseHook>, intrusive::compare<ByUse>>;
-
-// One block of one prefix: up to 16 tokens that follow its parent's. With a page it is live; without
-// one it is a ghost, a block evicted, and so are all its children. Only live blocks of 16 tokens
-// have children.
-struct IndexNode : SiblingHook, UseHook, MarkHook {
-  std::array<TokenId, kBlockTokens> tokens{};
-  int size = 0;
-  PageId page = kNoPage;
-  bool held = false;           // a table holds the page too
-  std::uint64_t last_use = 0;  // unique among leaves; a ghost's: when it was evicted
-  IndexNode* parent = nullptr;
-  IndexNode* jump = nullptr;  // an ancestor further up, so that any ancestor is O(log depth) steps away
-  int depth = 0;              // blocks from the root to the end of this one
-  std::uint32_t held_slot = 0;
-  std::uint64_t epoch = 0;  // that of the index: it was found above a held node
-  // Of the sliding-window layers; Checkpoints alone changes these.
-  PageId window = kNoPage;
-  std::uint32_t cover = 0;     // checkpoints that need the window page
-  bool is_end = false;         // a checkpoint where a prompt or reply ended
-  bool is_fork = false;        // a checkpoint where a table was forked
-  std::uint64_t mark_use = 0;  // when the checkpoint was made or resumed from
-  Siblings children;           // live; none is the beginning of another
-  Siblings ghosts;
-
-  [[nodiscard]] std::span<const TokenId> block() const { return {tokens.data(), static_cast<std::size_t>(size)}; }
-};
 
 // The root of one namespace's tree, or of the tree of one private sequence and its forks, which none else sees.
 struct PrefixTree : IndexNode {
@@ -75,15 +28,16 @@ struct PrefixTree : IndexNode {
 };
 
 // A radix tree over token ids for each namespace; its nodes name the pages that hold their K/V, and
-// nothing but real tokens decides what matches. It orders what could be evicted by last use and
+// nothing but real tokens decides what matches. It orders what could be evicted by a policy and
 // remembers a bounded number of evicted blocks, but owns no pages: its caller keeps the references.
 // Threads: engine thread only. Memory: reserved for the most it may need when it is made.
 // What stands above a held node is not evictable, because children go before their parents.
 class PrefixIndex {
  public:
   static std::uint64_t bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts);
-  // Requires: budget outlives the index. `reserved` holds bytes_for(max_pages, max_ghosts).
-  PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved);
+  // Requires: budget and policy outlive the index. `reserved` holds bytes_for(max_pages, max_ghosts).
+  PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved,
+              const EvictionPolicy& policy);
   ~PrefixIndex();
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
@@ -134,11 +88,15 @@ class PrefixIndex {
   // child_held: a child of it is held, so that nothing becomes evictable.
   void set_held(IndexNode& node, bool held, bool child_held = false);
   void touch(IndexNode& node);
+  void begin_request() { order_.begin_request(); }
+  // A sequence begins with the first `tokens` tokens of the match. Cost: linear in its blocks.
+  void hit(const Match& match, int tokens);
   // A number higher than all before, for comparing uses.
   std::uint64_t tick() { return ++clock_; }
 
-  // The leaf that was used longest ago of those not held, or nullptr.
-  [[nodiscard]] IndexNode* oldest() const;
+  // Of the leaves not held the one to be evicted first, or nullptr.
+  [[nodiscard]] IndexNode* least() const { return order_.least(); }
+  [[nodiscard]] const EvictionOrder& order() const { return order_; }
   // Removes it and returns its page: kNoPage if there is none. Requires: it has no window page. Cost: O(log nodes).
   enum class Remember : bool { no, yes };
   PageId evict(Remember remember);
@@ -192,7 +150,7 @@ class PrefixIndex {
   std::vector<std::unique_ptr<Chunk>> chunks_;
   IndexNode* free_nodes_ = nullptr;       // linked through parent
   std::vector<IndexNode*> node_of_page_;  // [highest page yet + 1], with room for max_pages
-  NodesByUse evictable_;                  // live leaves not held
+  EvictionOrder order_;                   // of live leaves not held
   NodesByUse ghosts_;
   std::uint64_t tree_bytes_ = 0;  // of the allowance for namespaces
   std::uint64_t live_ = 0;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "cache/cache_test_support.hpp"
@@ -18,8 +19,9 @@ using cache_test::Tokens;
 
 class PrefixIndexTest : public testing::Test {
  protected:
-  void make(std::uint32_t pages, std::uint32_t ghosts) {
-    index_ = std::make_unique<PrefixIndex>(pages, ghosts, budget_, Reservation{});
+  void make(std::uint32_t pages, std::uint32_t ghosts, std::string_view policy = "lru") {
+    index_ =
+        std::make_unique<PrefixIndex>(pages, ghosts, budget_, Reservation{}, *find_eviction_policy(policy).value());
     tree_ = index_->enter(salted("a"));
   }
   void TearDown() override { EXPECT_EQ(index_->check_invariants(), ""); }
@@ -149,7 +151,7 @@ TEST_F(PrefixIndexTest, ManyNamespacesComeFromTheBudgetOrAreRefused) {
   int made = 0;
   std::vector<PrefixTree*> trees;
   MemoryBudget small(4096);
-  PrefixIndex index(10, 1, small, Reservation{});
+  PrefixIndex index(10, 1, small, Reservation{}, *find_eviction_policy("lru").value());
   while (PrefixTree* tree = index.enter(salted("tenant " + std::to_string(made)))) {
     trees.push_back(tree);
     ASSERT_LT(++made, 1000);

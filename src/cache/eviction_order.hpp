@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cache/eviction_policy.hpp"
+#include "cache/index_node.hpp"
+
+namespace dalsegno {
+
+// The leaves of a prefix index that could be evicted, in the order of a policy; a parent becomes a leaf after its
+// children are gone. A policy that weighs costs keeps them in three orders and compares their ends:
+//   fresh     no second request found them: by last use. They go first while they are more than a share of all
+//             blocks, so that what is asked for once does not drive out what is asked for again
+//   periodic  the gaps between their uses were alike: by when the next use is due. When many take turns and cannot all
+//             stay, the last to have had its turn goes, since it is wanted again last of all
+//   others    by last use
+// What is expected to be wanted again latest goes, per cost of computing it again. A regular block is expected when its
+// gap has passed; any other, and one that is late, after as long again as it has not been used.
+// Time is counted in requests. Threads: engine thread only. Cost of every call but check_invariants(): O(log leaves).
+class EvictionOrder {
+ public:
+  explicit EvictionOrder(const EvictionPolicy& policy) : policy_(policy) {}
+  ~EvictionOrder() { clear(); }
+  EvictionOrder(const EvictionOrder&) = delete;
+  EvictionOrder& operator=(const EvictionOrder&) = delete;
+  void clear();
+
+  void begin_request() { ++now_; }
+  // The block becomes live. The only continuation of a block takes after it, as the next turn of a conversation does.
+  // Requires: it is not yet among its parent's children.
+  void add(IndexNode& node);
+  // It will become live: it was evicted, and computed again.
+  void revive(IndexNode& node) const { count_use(node); }
+  // It is live no more.
+  void remove(IndexNode& node);
+  // It could be evicted from now on, or no more. take_out() of another does nothing.
+  void put_in(IndexNode& node);
+  void take_out(IndexNode& node);
+  void use(IndexNode& node) const { node.seen = now_; }
+  // Another request found it.
+  void hit(IndexNode& node);
+
+  // What goes first, or nullptr.
+  [[nodiscard]] IndexNode* least() const;
+  // Whether something of a live block, itself used at `last_use`, goes before a leaf that could be evicted.
+  [[nodiscard]] bool goes_before(const IndexNode& node, std::uint64_t last_use, const IndexNode& leaf) const;
+
+  [[nodiscard]] std::uint64_t live() const { return live_; }
+  [[nodiscard]] std::uint64_t fresh() const { return fresh_; }
+  // Empty if sound, else the first violation. Cost: linear in leaves.
+  [[nodiscard]] std::string check_invariants() const;
+
+ private:
+  [[nodiscard]] bool weighs() const { return policy_.cost != nullptr; }
+  [[nodiscard]] bool is_fresh(const IndexNode& node) const { return weighs() && node.hits == 0; }
+  [[nodiscard]] bool is_periodic(const IndexNode& node) const;
+  [[nodiscard]] std::uint64_t rank_of(const IndexNode& node) const;
+  [[nodiscard]] NodesByRank& leaves_with(const IndexNode& node);
+  void count_use(IndexNode& node) const;
+  // Requests until it is wanted again, as expected, per cost.
+  [[nodiscard]] double wait(const IndexNode& node) const;
+
+  const EvictionPolicy& policy_;
+  NodesByRank fresh_leaves_;
+  NodesByRank periodic_leaves_;
+  NodesByRank leaves_;
+  std::uint64_t live_ = 0;
+  std::uint64_t fresh_ = 0;  // live blocks that no second request found
+  std::uint32_t now_ = 0;
+};
+
+}  // namespace dalsegno
