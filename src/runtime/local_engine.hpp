@@ -47,6 +47,7 @@ class LocalEngine final : public Engine {
   std::optional<Tokenizer> tokenizer_;
   const Kernels& kernels_;
   const std::shared_ptr<ProcessMemory> memory_;
+  Reservation vocabulary_;
   ThreadPool pool_;
   ModelConfig config_;
   int context_ = 0;
