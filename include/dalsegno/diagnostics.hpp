@@ -77,7 +77,7 @@ struct ModelCost {
   double weight_bytes = 0;          // read by every step: all packed matrices but an embedding that is no head as well
   double kv_bytes = 0;              // per token held
   Operations layers;                // weight products per token; with 16-bit activations twice the int8 ones
-  Operations head;                  // per token whose logits are wanted
+  Operations head;                  // per token whose logits are wanted: the last layer beyond its K and V, the head
   double attention_operations = 0;  // bf16, per token and key it sees
   int window = 0;                   // what a token of windowed layers sees
   double windowed_share = 0;        // of K/V and attention that is windowed layers'

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <string>
 #include <string_view>
 #include <thread>
 
@@ -43,6 +44,14 @@ void add(Operations& sum, const GgufTensor& tensor, int activation_bits) {
   }
 }
 
+// True for what follows the last layer's keys and values: rows without logits do without it.
+bool after_last_keys(std::string_view tensor, int layers) {
+  const std::string last = "blk." + std::to_string(layers - 1) + ".";
+  if (!tensor.starts_with(last)) return false;
+  tensor.remove_prefix(last.size());
+  return tensor != "attn_q.weight" && tensor != "attn_k.weight" && tensor != "attn_v.weight";
+}
+
 }  // namespace
 
 Result<MachinePeak> measure_peak(int threads, double seconds) {
@@ -70,7 +79,8 @@ Result<ModelCost> model_cost(const std::string& model_path, const KvOptions& wan
     if (embedding && !config.tied_output) continue;
     cost.weight_bytes += static_cast<double>(
         packed_bytes(packed_format(tensor.type), static_cast<int>(tensor.dims[1]), static_cast<int>(tensor.dims[0])));
-    add(embedding || tensor.name == "output.weight" ? cost.head : cost.layers, tensor, activation_bits);
+    const bool for_logits = embedding || tensor.name == "output.weight" || after_last_keys(tensor.name, config.layers);
+    add(for_logits ? cost.head : cost.layers, tensor, activation_bits);
   }
   return cost;
 }
