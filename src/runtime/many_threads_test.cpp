@@ -66,7 +66,7 @@ TEST_P(ManyThreads, GetTheBitsOfOne) {
       own.salt = random() % 4 == 0 ? "other" : "";
       own.chunk = 1 + static_cast<int>(random() % 90);
       int left = random() % 6 == 0 ? 3 : 1000;  // some readers go away
-      const auto reply = engine->generate(one.prompt, own, {.on_text = [&](std::string_view) { return --left > 0; }});
+      const auto reply = engine->generate(one.prompt, own, {[&](std::string_view) { return --left > 0; }, {}});
       ++replies;
       const bool whole = reply.ok() && left > 0;
       if (!reply.ok() || (whole && reply->ids != one.reply)) ++wrong;
