@@ -26,7 +26,8 @@ struct EngineOptions {
   // Negative: one in 256, in debug builds one in 8; 0: none.
   double audit_share = -1;
   // affects performance
-  int threads = 0;  // 0: one per core
+  int threads = 0;                 // 0: one per core
+  std::string eviction = "value";  // which cached blocks make room for others, or "lru"; see docs/memory.md
 };
 
 // What auditing the cache has found so far.

@@ -166,6 +166,10 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
          "bits of what quantised weights are multiplied by: 8 (default) or, nearer to the model, 16")
       ->type_name("BITS")
       ->group(sizes);
+  app.add_option("--eviction", engine.eviction, "what makes room in the cache: value (default) or lru")
+      ->check(CLI::IsMember({"value", "lru"}))
+      ->type_name("POLICY")
+      ->group(runs);
   add_unsupported(app);
   app.parse_complete_callback([&app, &engine] { check_kv(app, engine.kv); });
 }

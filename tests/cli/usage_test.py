@@ -91,6 +91,10 @@ class Usage(program.ProgramTest):
         for bits in ("7", "32", "-8", "08", "16 ", "", "sixteen"):
             self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--activations", bits], f"'{bits}'", "8 or 16")
 
+    def test_an_unknown_eviction_policy_is_refused(self):
+        run = ["run", "-m", TINY, "--raw", "--prompt", "x", "--max-tokens", "1"]
+        self.assert_error(2, [*run, "--eviction", "fifo"], "--eviction", "fifo", "value", "lru")
+
     def test_a_model_without_a_template_says_so(self):
         self.assert_error(1, ["run", "-m", TINY, "--prompt", "x"], "template")
         self.assert_error(1, ["template", "-m", TINY], "template", stdin='{"messages":[]}')
