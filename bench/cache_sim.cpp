@@ -14,10 +14,8 @@
 #include "cache_sim/trace.hpp"
 #include "tensor/kv_view.hpp"
 
+namespace dalsegno::cache_sim {
 namespace {
-
-using namespace dalsegno;
-using namespace dalsegno::cache_sim;
 
 struct Options {
   std::string file;
@@ -74,15 +72,16 @@ int run(const Options& options) {
 }
 
 }  // namespace
+}  // namespace dalsegno::cache_sim
 
 int main(int argc, char** argv) {
   CLI::App app{"Replays traces through the K/V cache and compares its eviction policies with the clairvoyant bound."};
-  Options options;
+  dalsegno::cache_sim::Options options;
   app.add_option("trace", options.file, "a file of JSON lines with \"hash_ids\" (default: generated traces)");
   app.add_option("--block-tokens", options.block_tokens, "tokens of one id of the file (default: 512)")
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--budget", options.budget, "blocks that fit (default: a share of the trace's)");
   app.add_option("--seed", options.seed, "of the generated traces (default: 1)");
   CLI11_PARSE(app, argc, argv);
-  return run(options);
+  return dalsegno::cache_sim::run(options);
 }

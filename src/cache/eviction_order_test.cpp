@@ -30,7 +30,7 @@ class EvictionTest : public testing::Test {
   }
 
   Tokens text(int blocks) {
-    const Tokens tokens = counting(next_, blocks * kBlockTokens);
+    Tokens tokens = counting(next_, blocks * kBlockTokens);
     next_ += blocks * kBlockTokens;
     return tokens;
   }
