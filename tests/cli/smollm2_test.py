@@ -74,7 +74,9 @@ class Conversation(program.ProgramTest):
         same = common_prefix(first["prompt_ids"], second["prompt_ids"])
         self.assertGreater(same, 16)
         self.assertEqual(second["usage"]["reused_tokens"], same)
-        self.assertEqual(second["reuse"], {"tier": "ram", "stopped": "diverged", "at": same})
+        reuse = second["reuse"]
+        self.assertEqual((reuse["tier"], reuse["stopped"], reuse["at"], reuse["resumed"]), ("ram", "diverged", same, same))
+        self.assertGreater(reuse["saved_ms"], 0)
 
     def test_one_hash(self):
         long = [line for line in program.golden_lines("logits-smollm2.jsonl") if line["name"] == "long-700"][0]["ids"]
