@@ -115,14 +115,14 @@ class KvCache {
   [[nodiscard]] int most_tokens(int rows) const;
   // What a sequence of so many tokens takes at most, in steps of at most `rows` tokens.
   [[nodiscard]] std::uint64_t bytes_for(int tokens, int rows) const;
-  // A full block of some namespace, with all tokens up to its end. nullopt: there is none, or no room to compute it
-  // again without evicting. Equal numbers give equal blocks while nothing changes. Cost: linear in pages, at worst;
-  // O(1) where most are cached.
+  // A full block of some namespace, with all tokens up to its end. nullopt: there is none, or no room for `blocks`
+  // blocks again without evicting. Equal numbers give equal blocks while nothing changes. Cost: linear in pages, at
+  // worst; O(1) where most are cached.
   struct Sample {
     Namespace name_space;
     std::vector<TokenId> tokens;
   };
-  [[nodiscard]] std::optional<Sample> sample(std::uint64_t random) const;
+  [[nodiscard]] std::optional<Sample> sample(std::uint64_t random, int blocks = 1) const;
   // The pages that hold the last of these tokens, of each slice, nullptr where a sliding window's is not kept;
   // nullopt: the block is not cached (any more). Valid until the cache changes. Requires: whole blocks.
   using BlockPages = std::array<const std::byte*, kMostSlices>;
@@ -134,7 +134,7 @@ class KvCache {
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every
   // extent that is empty then back to the budget.
   void clear();
-  // Gives up what was used longest ago, and empty extents, until the budget's use is at most `bytes` or only
+  // Gives up what the policy puts first, and empty extents, until the budget's use is at most `bytes` or only
   // tables' blocks are left. More may go than `bytes` asks for: an extent is given back when all of it is free.
   void shrink(std::uint64_t bytes);
   [[nodiscard]] CacheStats stats() const;

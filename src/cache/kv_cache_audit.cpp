@@ -5,9 +5,10 @@
 // What an audit of the cached bytes needs: a block to look at, and a way to stop all reuse of a namespace.
 namespace dalsegno {
 
-std::optional<KvCache::Sample> KvCache::sample(std::uint64_t random) const {
+std::optional<KvCache::Sample> KvCache::sample(std::uint64_t random, int blocks) const {
   const Impl& self = *impl_;
-  if (self.pool->available() < static_cast<std::uint64_t>(self.layout.slices)) return std::nullopt;
+  const auto needed = static_cast<std::uint64_t>(blocks) * static_cast<std::uint64_t>(self.layout.slices);
+  if (self.pool->available() < needed) return std::nullopt;
   const std::uint64_t pages = self.index.pages_end();
   for (std::uint64_t i = 0; i < pages; ++i) {
     const IndexNode* node = self.index.node_of(PageId{static_cast<std::uint32_t>((random % pages + i) % pages)});

@@ -19,9 +19,9 @@ namespace {
 constexpr int kTallest = 6;
 constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
-// What a tile prefetches while it computes. Benchmark (weights from memory): `own` gains 25% at five and six rows and
-// k = 1536 with 4-bit codes, with 8-bit codes it costs 20% from three rows on; `lines` gains 25% at ten rows, 10% at
-// 32, with 4-bit codes. Either costs 5 to 10% where nothing waits for memory.
+// What a tile prefetches while it computes. Benchmark (weights from memory): with 4-bit codes `own` gains up to 25% at
+// five and six rows, `lines` 15% at 12 rows and 5% at 32; with 8-bit codes `own` costs 20% from three rows on. Either
+// costs 5 to 10% where nothing waits for memory.
 enum class Fetch {
   none,
   own,    // its own panel, kAhead bytes ahead: about memory's latency at full speed

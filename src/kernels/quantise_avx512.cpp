@@ -63,9 +63,9 @@ void store_wide_group(__m512i q0, __m512i q1, const QuantRows& out, std::size_t 
 }
 
 // Whole numbers nearest to v / scale, as the true division would give them. A product with the reciprocal is
-// within 2^-16 of the rounded quotient where that is at most 127, so it rounds alike unless it falls within 2^-14 of
-// the middle between two whole numbers: then, for one group in a hundred, it is divided. A division takes as long
-// as ten products. live: 0 gives zeros.
+// within 2^-15 of the rounded quotient where that is at most 127 (three roundings of 2^-24 each), so it rounds alike
+// unless it falls within 2^-14 of the middle between two whole numbers: then, for one group of random values in some
+// 250, it is divided. live: 0 gives zeros.
 struct Quotients {
   __m512i first;
   __m512i second;

@@ -10,7 +10,7 @@
 namespace dalsegno {
 namespace {
 
-// What waits to be audited when a busy engine falls idle is bounded: at most so many blocks, some ten seconds' work.
+// What waits to be audited when a busy engine falls idle is bounded: at most so many blocks.
 constexpr double kMostCredit = 1024;
 // Rows of the step that computes a block again, at most.
 constexpr int kMostRows = 128;
@@ -23,7 +23,7 @@ void SelfAudit::earn(int tokens) {
 
 void SelfAudit::audit_one() {
   credit_ = std::max(0.0, credit_ - 1);
-  const auto sample = cache_.sample(random_());
+  const auto sample = cache_.sample(random_(), kMostRows / kBlockTokens);
   if (!sample) {
     ++report_.skipped;
     return;

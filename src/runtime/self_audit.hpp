@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <random>
-#include <span>
 
 #include "backend/backend.hpp"
 #include "cache/kv_cache.hpp"

@@ -34,7 +34,8 @@ constexpr int kShareRows = 120;
 // most what the caches may hold until then.
 constexpr int kAheadRows = 64;
 constexpr std::size_t kAheadBytes = 8U << 20;
-constexpr std::size_t kAheadPerRow = 20;  // bytes per row, panel and group of k; kernels can take twice that
+// Bytes per row, panel and group of k. Kernels fetch the next panel first: from 16 rows on that much room is left.
+constexpr std::size_t kAheadPerRow = 20;
 
 template <class To, class From>
 To& as(From& object) {
