@@ -157,6 +157,19 @@ struct Product {
   }
 };
 
+// Every code of a group is 1.
+void fill_codes(std::byte* group, const GroupLayout& layout) {
+  const int code = 1 + layout.zero;
+  if (layout.code_bits == 8) {
+    std::fill_n(group, layout.scale_offset, static_cast<std::byte>(code));
+    return;
+  }
+  std::fill_n(group, layout.upper_offset, static_cast<std::byte>(17 * (code & 15)));
+  const int upper = code >> 4;
+  std::fill(group + layout.upper_offset, group + layout.scale_offset,
+            static_cast<std::byte>(upper * (layout.upper_bits == 2 ? 0x55 : 0xff)));
+}
+
 TEST_F(Flush, FloatMatricesRoundBeforeTheyFlush) {
   Product product_of(PackedFormat::f32, 2);
   auto* w = reinterpret_cast<float*>(product_of.panel);
@@ -180,12 +193,11 @@ TEST_F(Flush, FloatMatricesRoundBeforeTheyFlush) {
 }
 
 TEST_F(Flush, ScalesOfQuantisedMatricesRoundBeforeTheyFlush) {
-  for (const PackedFormat format : {PackedFormat::w4_min32, PackedFormat::w8_min32, PackedFormat::w8_half}) {
+  for (const PackedFormat format : {PackedFormat::w4_min32, PackedFormat::w5_min32, PackedFormat::w6_half}) {
     const GroupLayout layout = group_layout(format);
     Product product_of(format, 32);
     // Every code is 1 and every activation 1: a dot of 32 (or twice 16), times a scale that is 2^-126 or nothing.
-    const int code = 1 + layout.zero;
-    std::fill_n(product_of.panel, layout.scale_offset, static_cast<std::byte>(layout.code_bits == 4 ? 0x11 : code));
+    fill_codes(product_of.panel, layout);
     auto* scales = reinterpret_cast<float*>(product_of.panel + layout.scale_offset);
     for (int i = 0; i < 32 * layout.scales; ++i) scales[i] = (i % 2 == 0 ? kLow : kBelow) * 0x1p-60F;
     if (layout.minimum) {
@@ -219,12 +231,10 @@ TEST_F(Flush, HalfScalesRoundBeforeTheyFlush) {
     while (static_cast<double>(scale) * static_cast<double>(weight) >= 1.0) scale = std::nextafter(scale, 0.0F);
     if (static_cast<double>(scale) * static_cast<double>(weight) < 1.0 - 0x1p-25) continue;
     ++tried;
-    for (const PackedFormat format : {PackedFormat::w8, PackedFormat::w4, PackedFormat::w4_min}) {
+    for (const PackedFormat format : {PackedFormat::w8, PackedFormat::w4, PackedFormat::w5, PackedFormat::w4_min}) {
       const GroupLayout layout = group_layout(format);
       Product product_of(format, 32);
-      const int code = 1 + layout.zero;
-      std::fill_n(product_of.panel, layout.scale_offset,
-                  static_cast<std::byte>(layout.code_bits == 4 ? 17 * code : code));
+      fill_codes(product_of.panel, layout);
       auto* scales = reinterpret_cast<std::uint16_t*>(product_of.panel + layout.scale_offset);
       for (int i = 0; i < 32; ++i)
         scales[i] = static_cast<std::uint16_t>(9 << 10 | (significand - 1024));  // times 2^-6

@@ -11,8 +11,8 @@
 // as long as they provably fit, 2 products per quad and lane, |activation| <= 127:
 //   4-bit codes   8 quads: 16 * 15 * 127 = 30480
 //   8-bit codes   as two planes of nibbles, 8 quads each, joined as low + 16 * high
-//   codes <= 31   4 quads: 8 * 31 * 127 = 31496 (w8_min32)
-//   codes <= 63   2 quads: 4 * 63 * 127 = 32004 (w8_half)
+//   codes <= 31   4 quads: 8 * 31 * 127 = 31496 (5 bits)
+//   codes <= 63   2 quads: 4 * 63 * 127 = 32004 (6 bits)
 // Two planes cost what widening codes to int16 would (vpmaddwd takes half as many), without int16 activations.
 namespace dalsegno::avx2 {
 namespace {
@@ -83,6 +83,17 @@ void store(const Target& out, int row, int column, __m256 result) {
   _mm256_maskstore_ps(c, mask, result);
 }
 
+// low | the upper bits of the codes of quad q where they are of 5 or 6 bits, moved `right` bits to the right.
+// w: the group, at the columns.
+template <GroupLayout L>
+__m256i with_upper(__m256i low, const std::byte* w, int q, int right, __m256i mask) {
+  if constexpr (L.upper_bits == 0) return low;
+  const __m256i bits = load(w + L.upper_offset + q * L.upper_bits / 8 * 4 * kPanelColumns);
+  const int left = 4 - q * L.upper_bits % 8 - right;
+  const __m256i upper = left >= 0 ? _mm256_slli_epi16(bits, left) : _mm256_srli_epi16(bits, -left);
+  return _mm256_or_si256(low, _mm256_and_si256(upper, mask));
+}
+
 // The int32 sums of R rows by NV vectors of columns over the part of one group that shares a scale;
 // 8-bit activations.
 template <PackedFormat F, int R, int NV>
@@ -91,7 +102,7 @@ struct Group {
   static constexpr GroupLayout kLayout = group_layout(F);
   static constexpr int kQuads = 8 / kLayout.scales;  // quads per scale
   static constexpr int kPlanes = F == PackedFormat::w8 ? 2 : 1;
-  static constexpr int kFitting = F == PackedFormat::w8_half ? 2 : F == PackedFormat::w8_min32 ? 4 : 8;
+  static constexpr int kFitting = kLayout.upper_bits == 0 ? 8 : 4 / kLayout.upper_bits;
 
   __m256i sums[R][NV];
 
@@ -113,7 +124,8 @@ struct Group {
     const __m256i codes = load(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
     if (kLayout.code_bits == 8 && kPlanes == 1) return codes;
     const bool high = kPlanes == 2 ? plane == 1 : q % 2 == 1;
-    return _mm256_and_si256(high ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
+    const __m256i low = _mm256_and_si256(high ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
+    return with_upper<kLayout>(low, w, q, 0, _mm256_set1_epi8(kLayout.upper_mask));
   }
 
   // kFitting quads of one plane, from quad `first` on, added up in int16.
@@ -173,11 +185,12 @@ struct WideGroup {
 
   // Codes 0 and 2 (odd: 1 and 3) of quad q of 8 columns, as int16.
   static __m256i pair_of(const std::byte* w, int q, bool odd) {
-    const __m256i codes = load(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
-    const int shift = (odd ? 8 : 0) + (kLayout.code_bits == 4 && q % 2 == 1 ? 4 : 0);
-    const __m256i low = shift == 0 ? codes : _mm256_srli_epi16(codes, shift);
-    if (shift + kLayout.code_bits == 16) return low;
-    return _mm256_and_si256(low, _mm256_set1_epi16(kLayout.code_bits == 8 ? 255 : 15));
+    constexpr int bits = kLayout.code_bits == 8 ? 8 : 4;
+    const __m256i codes = load(w + (bits == 8 ? q : q / 2) * 4 * kPanelColumns);
+    const int shift = (odd ? 8 : 0) + (bits == 4 && q % 2 == 1 ? 4 : 0);
+    __m256i low = shift == 0 ? codes : _mm256_srli_epi16(codes, shift);
+    if (shift + bits < 16) low = _mm256_and_si256(low, _mm256_set1_epi16(bits == 8 ? 255 : 15));
+    return with_upper<kLayout>(low, w, q, odd ? 8 : 0, _mm256_set1_epi16(kLayout.upper_mask));
   }
 
   void dot(const std::byte* w, const Code* codes, int k, int h) {
@@ -327,14 +340,16 @@ void quantised_panels(const GemmArgs& args) {
       return panels<PackedFormat::w8, Code>(args);
     case PackedFormat::w4:
       return panels<PackedFormat::w4, Code>(args);
+    case PackedFormat::w5:
+      return panels<PackedFormat::w5, Code>(args);
     case PackedFormat::w4_min:
       return panels<PackedFormat::w4_min, Code>(args);
     case PackedFormat::w4_min32:
       return panels<PackedFormat::w4_min32, Code>(args);
-    case PackedFormat::w8_min32:
-      return panels<PackedFormat::w8_min32, Code>(args);
+    case PackedFormat::w5_min32:
+      return panels<PackedFormat::w5_min32, Code>(args);
     default:
-      return panels<PackedFormat::w8_half, Code>(args);
+      return panels<PackedFormat::w6_half, Code>(args);
   }
 }
 

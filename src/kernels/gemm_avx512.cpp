@@ -118,6 +118,19 @@ void store(const Target& out, int row, int j, __m512 result) {
   _mm512_mask_storeu_ps(c, mask, result);
 }
 
+// low | the upper bits of the codes of quad q where they are of 5 or 6 bits, moved `right` bits to the right.
+// w: the group, at the columns.
+template <GroupLayout L>
+__m512i with_upper(__m512i low, const std::byte* w, int q, int right, __m512i mask) {
+  if constexpr (L.upper_bits == 0) return low;
+  constexpr int kOrAnd = 0xf8;  // a | (b & c)
+  const __m512i bits = _mm512_load_si512(w + L.upper_offset + q * L.upper_bits / 8 * 4 * kPanelColumns);
+  const int left = 4 - q * L.upper_bits % 8 - right;
+  const __m512i upper = left >= 0 ? _mm512_slli_epi16(bits, static_cast<unsigned>(left))
+                                  : _mm512_srli_epi16(bits, static_cast<unsigned>(-left));
+  return _mm512_ternarylogic_epi64(low, upper, mask, kOrAnd);
+}
+
 // The int32 sums of R rows by a panel over the part of one group that shares a scale; 8-bit activations.
 template <PackedFormat F, int R>
 struct Group {
@@ -152,10 +165,11 @@ struct Group {
       __m512i weights[2];
       DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
         weights[j] = _mm512_load_si512(at + 64 * j);
-        if (kLayout.code_bits == 4) {
+        if (kLayout.code_bits < 8) {
           if (q % 2 == 1) weights[j] = _mm512_srli_epi16(weights[j], 4);
           weights[j] = _mm512_and_si512(weights[j], _mm512_set1_epi8(15));
         }
+        weights[j] = with_upper<kLayout>(weights[j], w + 64 * j, q, 0, _mm512_set1_epi8(kLayout.upper_mask));
       }
       add(weights, codes + 4 * q, k);
     }
@@ -188,11 +202,12 @@ struct WideGroup {
 
   // Codes 0 and 2 (odd: 1 and 3) of quad q of 16 columns, as int16.
   static __m512i pair_of(const std::byte* w, int q, bool odd) {
-    const __m512i codes = _mm512_load_si512(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
-    const int shift = (odd ? 8 : 0) + (kLayout.code_bits == 4 && q % 2 == 1 ? 4 : 0);
-    const __m512i low = shift == 0 ? codes : _mm512_srli_epi16(codes, static_cast<unsigned>(shift));
-    if (shift + kLayout.code_bits == 16) return low;
-    return _mm512_and_si512(low, _mm512_set1_epi16(kLayout.code_bits == 8 ? 255 : 15));
+    constexpr int bits = kLayout.code_bits == 8 ? 8 : 4;
+    const __m512i codes = _mm512_load_si512(w + (bits == 8 ? q : q / 2) * 4 * kPanelColumns);
+    const int shift = (odd ? 8 : 0) + (bits == 4 && q % 2 == 1 ? 4 : 0);
+    __m512i low = shift == 0 ? codes : _mm512_srli_epi16(codes, static_cast<unsigned>(shift));
+    if (shift + bits < 16) low = _mm512_and_si512(low, _mm512_set1_epi16(bits == 8 ? 255 : 15));
+    return with_upper<kLayout>(low, w, q, odd ? 8 : 0, _mm512_set1_epi16(kLayout.upper_mask));
   }
 
   void dot(const std::byte* w, const Code* codes, int k, int h) {
@@ -322,7 +337,7 @@ void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height,
     using G = std::conditional_t<sizeof(Code) == 1, Group<F, R>, WideGroup<F, R>>;
     // Forms of their own, since fetching costs where nothing waits.
     const Rows<Code> rows = rows_from<Code>(args, row);
-    if constexpr (R <= (group_layout(F).code_bits == 4 ? kOwnRows4 : kOwnRows8)) {
+    if constexpr (R <= (group_layout(F).code_bits < 8 ? kOwnRows4 : kOwnRows8)) {
       if (height == args.m) return tile<G, R, Fetch::own>(rows, panel, lines, out);
     }
     if constexpr (R >= kLeastLines && sizeof(Code) == 1) {
@@ -338,7 +353,7 @@ void panels(const GemmArgs& args) {
   constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
   const int tiles = (args.m + tallest - 1) / tallest;
   // Panels of 8-bit codes are too large to wait in L1: fetching them costs 10% at 32 rows.
-  const bool looks = F < PackedFormat::f32 && group_layout(F).code_bits == 4 && tiles > 1 && args.m <= kMostLines;
+  const bool looks = F < PackedFormat::f32 && group_layout(F).code_bits < 8 && tiles > 1 && args.m <= kMostLines;
   AheadCursor ahead(args.ahead, args.w->k / kGroup * kLinesPerGroup * 64);
   for (int p = args.panel_begin; p < args.panel_end; ++p) {
     const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
@@ -367,14 +382,16 @@ void quantised_panels(const GemmArgs& args) {
       return panels<PackedFormat::w8, Code>(args);
     case PackedFormat::w4:
       return panels<PackedFormat::w4, Code>(args);
+    case PackedFormat::w5:
+      return panels<PackedFormat::w5, Code>(args);
     case PackedFormat::w4_min:
       return panels<PackedFormat::w4_min, Code>(args);
     case PackedFormat::w4_min32:
       return panels<PackedFormat::w4_min32, Code>(args);
-    case PackedFormat::w8_min32:
-      return panels<PackedFormat::w8_min32, Code>(args);
+    case PackedFormat::w5_min32:
+      return panels<PackedFormat::w5_min32, Code>(args);
     default:
-      return panels<PackedFormat::w8_half, Code>(args);
+      return panels<PackedFormat::w6_half, Code>(args);
   }
 }
 

@@ -118,13 +118,26 @@ struct Group {
     }
   }
 
-  // Quads 2 * kPair and 2 * kPair + 1 of this half.
+  // The nibbles of quad `quad` with the bits above, where there are any. w: the group, at the columns.
+  DALSEGNO_INLINE static int8x16_t with_upper(uint8x16_t nibbles, const std::byte* w, int quad) {
+    if constexpr (kLayout.upper_bits > 0) {
+      const int bit = quad * kLayout.upper_bits;
+      const auto* at = reinterpret_cast<const std::uint8_t*>(w + kLayout.upper_offset + bit / 8 * kQuadBytes);
+      const uint8x16_t upper = vshlq_u8(vld1q_u8(at), vdupq_n_s8(static_cast<std::int8_t>(4 - bit % 8)));
+      nibbles = vorrq_u8(nibbles, vandq_u8(upper, vdupq_n_u8(kLayout.upper_mask)));
+    }
+    return vreinterpretq_s8_u8(nibbles);
+  }
+
+  // Quads 2 * kPair and 2 * kPair + 1 of this half. w: of the group.
   template <int kPair>
-  DALSEGNO_INLINE void add_nibbles(const std::byte* w, const int8x16_t (&a)[R]) {
+  DALSEGNO_INLINE void add_nibbles(const std::byte* w, int half, const int8x16_t (&a)[R]) {
+    const std::byte* pair = w + (2 * half + kPair) * kQuadBytes;
+    const int quad = 4 * half + 2 * kPair;
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
-      const uint8x16_t codes = vld1q_u8(reinterpret_cast<const std::uint8_t*>(w + kPair * kQuadBytes + 16 * j));
-      add<2 * kPair>(j, vreinterpretq_s8_u8(vandq_u8(codes, vdupq_n_u8(15))), a);
-      add<2 * kPair + 1>(j, vreinterpretq_s8_u8(vshrq_n_u8(codes, 4)), a);
+      const uint8x16_t codes = vld1q_u8(reinterpret_cast<const std::uint8_t*>(pair + 16 * j));
+      add<2 * kPair>(j, with_upper(vandq_u8(codes, vdupq_n_u8(15)), w + 16 * j, quad), a);
+      add<2 * kPair + 1>(j, with_upper(vshrq_n_u8(codes, 4), w + 16 * j, quad + 1), a);
     }
   }
 
@@ -135,10 +148,9 @@ struct Group {
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
       a[i] = load_codes<kPart>(codes + static_cast<std::ptrdiff_t>(i) * k + 16 * half);
     }
-    if constexpr (kLayout.code_bits == 4) {
-      w += half * 2 * kQuadBytes;
-      add_nibbles<0>(w, a);
-      add_nibbles<1>(w, a);
+    if constexpr (kLayout.code_bits < 8) {
+      add_nibbles<0>(w, half, a);
+      add_nibbles<1>(w, half, a);
     } else {
       w += half * 4 * kQuadBytes;
       add_bytes<0>(w, a);
@@ -310,14 +322,16 @@ void quantised_panels(const GemmArgs& args) {
       return panels<PackedFormat::w8, Code>(args);
     case PackedFormat::w4:
       return panels<PackedFormat::w4, Code>(args);
+    case PackedFormat::w5:
+      return panels<PackedFormat::w5, Code>(args);
     case PackedFormat::w4_min:
       return panels<PackedFormat::w4_min, Code>(args);
     case PackedFormat::w4_min32:
       return panels<PackedFormat::w4_min32, Code>(args);
-    case PackedFormat::w8_min32:
-      return panels<PackedFormat::w8_min32, Code>(args);
+    case PackedFormat::w5_min32:
+      return panels<PackedFormat::w5_min32, Code>(args);
     default:
-      return panels<PackedFormat::w8_half, Code>(args);
+      return panels<PackedFormat::w6_half, Code>(args);
   }
 }
 

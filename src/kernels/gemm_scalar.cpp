@@ -36,11 +36,13 @@ float load_float(const std::byte* at, int bytes) {
 
 // Code `i` of quad `quad` of a column.
 int load_code(const GroupLayout& layout, const std::byte* group, int column, int quad, int i) {
-  const bool nibbles = layout.code_bits == 4;
-  const int row = nibbles ? quad / 2 : quad;
-  const int shift = nibbles ? quad % 2 * 4 : 0;
-  const int byte = std::to_integer<int>(group[(row * kPanelColumns + column) * 4 + i]);
-  return (byte >> shift & (nibbles ? 15 : 255)) - layout.zero;
+  const auto byte = [&](int row) { return std::to_integer<int>(group[(row * kPanelColumns + column) * 4 + i]); };
+  if (layout.code_bits == 8) return byte(quad) - layout.zero;
+  const int low = byte(quad / 2) >> (quad % 2 * 4) & 15;
+  if (layout.upper_bits == 0) return low - layout.zero;
+  const int bit = quad * layout.upper_bits;
+  const int upper = byte(4 + bit / 8) >> bit % 8 << 4 & layout.upper_mask;
+  return (low | upper) - layout.zero;
 }
 
 void load_scales(const GroupLayout& layout, const std::byte* group, Group& out) {

@@ -20,9 +20,9 @@
 namespace dalsegno {
 namespace {
 
-constexpr PackedFormat kFormats[] = {PackedFormat::w8,       PackedFormat::w4,       PackedFormat::w4_min,
-                                     PackedFormat::w4_min32, PackedFormat::w8_min32, PackedFormat::w8_half,
-                                     PackedFormat::f32,      PackedFormat::f16,      PackedFormat::bf16};
+constexpr PackedFormat kFormats[] = {
+    PackedFormat::w8,       PackedFormat::w4,      PackedFormat::w5,  PackedFormat::w4_min, PackedFormat::w4_min32,
+    PackedFormat::w5_min32, PackedFormat::w6_half, PackedFormat::f32, PackedFormat::f16,    PackedFormat::bf16};
 constexpr float kUntouched = 12345.0F;
 
 // Bits of activations; a matrix of floats takes floats.
@@ -77,7 +77,7 @@ class Weights {
   // The contract, for one output.
   [[nodiscard]] float output(int column, const QuantRows& a, int row) const {
     const int groups = matrix.k / 32;
-    const bool halves = matrix.format == PackedFormat::w8_half;
+    const bool halves = matrix.format == PackedFormat::w6_half;
     float acc = 0;
     for (int g = 0; g < groups; ++g) {
       int dots[2] = {0, 0};
@@ -147,18 +147,21 @@ class Weights {
   }
 
   void put_code(std::byte* group, int column, int i, int stored) {
-    const bool nibbles = group_layout(matrix.format).code_bits == 4;
+    const bool nibbles = group_layout(matrix.format).code_bits < 8;
     const int row = nibbles ? i / 8 : i / 4;
     const bool high = nibbles && i / 4 % 2 == 1;
-    group[row * 128 + column * 4 + i % 4] |= static_cast<std::byte>(high ? stored << 4 : stored);
+    const int low = nibbles ? stored & 15 : stored;
+    group[row * 128 + column * 4 + i % 4] |= static_cast<std::byte>(high ? low << 4 : low);
+    if (nibbles && group_layout(matrix.format).code_bits == 6) {
+      group[512 + i / 16 * 128 + column * 4 + i % 4] |= static_cast<std::byte>(stored >> 4 << i / 4 % 4 * 2);
+    } else if (nibbles) {
+      group[512 + column * 4 + i % 4] |= static_cast<std::byte>(stored >> 4 << i / 4);
+    }
   }
 
   void fill_quantised() {
     const GroupLayout layout = group_layout(matrix.format);
-    const int top = layout.code_bits == 4                     ? 15
-                    : matrix.format == PackedFormat::w8_min32 ? 31
-                    : matrix.format == PackedFormat::w8_half  ? 63
-                                                              : 255;
+    const int top = (1 << layout.code_bits) - 1;
     codes.resize(at(matrix.n, 0));
     scale.resize(codes.size() / 16);
     minimum.resize(codes.size() / 16);

@@ -462,12 +462,14 @@ void check_gemm_at_edge(const Kernels& kernels, Digest& digest) {
   digest.add(c, kRows * kPanelColumns);
 
   // Products of scales; every code and every activation is 1.
-  constexpr GroupLayout kLayout = group_layout(PackedFormat::w8_min32);
+  constexpr GroupLayout kLayout = group_layout(PackedFormat::w5_min32);
   Aligned memory(static_cast<std::size_t>(kLayout.bytes));
-  std::memset(memory.data, 1, static_cast<std::size_t>(kLayout.scale_offset));
+  std::memset(memory.data, 0x11, kLayout.upper_offset);
+  std::memset(memory.data + kLayout.upper_offset, 0,
+              static_cast<std::size_t>(kLayout.scale_offset - kLayout.upper_offset));
   auto* scales = reinterpret_cast<float*>(memory.data + kLayout.scale_offset);
   for (int i = 0; i < 2 * kPanelColumns; i++) scales[i] = (i % 3 == 0 ? kOnEdge[0] : 1.0F - 0x1p-12F) * 0x1p-60F;
-  const PackedMatrix matrix{.format = PackedFormat::w8_min32,
+  const PackedMatrix matrix{.format = PackedFormat::w5_min32,
                             .n = kPanelColumns,
                             .k = kGroup,
                             .panels = 1,

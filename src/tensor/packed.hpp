@@ -8,17 +8,18 @@ namespace dalsegno {
 // The forms in which weights lie in memory. Every GGUF type maps to one of them exactly.
 // Quantised ones come in groups of 32 along K; "min" formats add a minimum per group.
 enum class PackedFormat : std::uint8_t {
-  w8,        // 8-bit codes, f16 scale            <- Q8_0, Q5_0, IQ4_NL
+  w8,        // 8-bit codes, f16 scale            <- Q8_0, IQ4_NL
   w4,        // 4-bit codes - 8, f16 scale        <- Q4_0
+  w5,        // 5-bit codes - 16, f16 scale       <- Q5_0
   w4_min,    // 4-bit codes, f16 scale and min    <- Q4_1
   w4_min32,  // 4-bit codes, f32 scale and min    <- Q4_K
-  w8_min32,  // 8-bit codes, f32 scale and min    <- Q5_1, Q5_K
-  w8_half,   // 8-bit codes, an f32 scale per 16  <- Q6_K
+  w5_min32,  // 5-bit codes, f32 scale and min    <- Q5_1, Q5_K
+  w6_half,   // 6-bit codes - 32, an f32 scale per 16  <- Q6_K
   f32,
   f16,
   bf16,
 };
-inline constexpr int kPackedFormats = 9;
+inline constexpr int kPackedFormats = 10;
 [[nodiscard]] constexpr bool is_float(PackedFormat format) {
   return format >= PackedFormat::f32;
 }

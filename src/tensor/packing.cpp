@@ -23,8 +23,20 @@ void store_codes(const GroupCodes& group, int column, std::byte* out) {
     for (int quad = 0; quad < 8; ++quad) std::memcpy(at + 4 * kPanelColumns * quad, &group.quads[quad], 4);
   } else {
     for (int pair = 0; pair < 4; ++pair) {
-      const std::uint32_t nibbles = group.quads[2 * pair] | group.quads[2 * pair + 1] << 4;
+      const std::uint32_t low = group.quads[2 * pair] & packing::kLowNibbles;
+      const std::uint32_t high = group.quads[2 * pair + 1] & packing::kLowNibbles;
+      const std::uint32_t nibbles = low | high << 4;
       std::memcpy(at + 4 * kPanelColumns * pair, &nibbles, 4);
+    }
+  }
+  if constexpr (L.upper_bits > 0) {
+    std::uint32_t upper[L.upper_bits] = {};
+    for (int quad = 0; quad < 8; ++quad) {
+      const std::uint32_t bits = group.quads[quad] >> 4 & packing::in_every_byte(L.upper_mask >> 4);
+      upper[quad * L.upper_bits / 8] |= bits << (quad * L.upper_bits % 8);
+    }
+    for (int i = 0; i < L.upper_bits; ++i) {
+      std::memcpy(at + L.upper_offset + 4 * kPanelColumns * i, &upper[i], 4);
     }
   }
 }

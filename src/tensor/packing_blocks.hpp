@@ -101,20 +101,19 @@ struct Q4_1 {
 
 // {f16 scale, 32 high bits, 16 bytes of nibbles}; code = five bits - 16
 struct Q5_0 {
-  static constexpr PackedFormat kFormat = PackedFormat::w8;
+  static constexpr PackedFormat kFormat = PackedFormat::w5;
   static constexpr int kElements = 32;
   static constexpr int kBytes = 22;
   static bool unpack(const std::byte* block, int, GroupCodes& out) {
     out.scale[0] = load16(block);
     unpack_five_bits(block + 2, block + 6, out.quads);
-    for (std::uint32_t& quad : out.quads) quad += in_every_byte(128 - 16);
     return is_finite_half(load16(block));
   }
 };
 
 // {f16 scale, f16 minimum, 32 high bits, 16 bytes of nibbles}
 struct Q5_1 {
-  static constexpr PackedFormat kFormat = PackedFormat::w8_min32;
+  static constexpr PackedFormat kFormat = PackedFormat::w5_min32;
   static constexpr int kElements = 32;
   static constexpr int kBytes = 24;
   static bool unpack(const std::byte* block, int, GroupCodes& out) {
@@ -176,7 +175,7 @@ struct Q4_K {
 
 // {head, 32 bytes whose bit g is the fifth bit of group g, 128 bytes as in Q4_K}
 struct Q5_K {
-  static constexpr PackedFormat kFormat = PackedFormat::w8_min32;
+  static constexpr PackedFormat kFormat = PackedFormat::w5_min32;
   static constexpr int kElements = 256;
   static constexpr int kBytes = 176;
   static bool unpack(const std::byte* block, int g, GroupCodes& out) {
@@ -194,7 +193,7 @@ struct Q5_K {
 // Each half of 128 elements has 64 and 32 of those bytes: groups 0 and 1 are the low nibbles of the first
 // and second 32 bytes, groups 2 and 3 their high nibbles; group i takes bit pair i of each high byte.
 struct Q6_K {
-  static constexpr PackedFormat kFormat = PackedFormat::w8_half;
+  static constexpr PackedFormat kFormat = PackedFormat::w6_half;
   static constexpr int kElements = 256;
   static constexpr int kBytes = 210;
   static bool unpack(const std::byte* block, int g, GroupCodes& out) {

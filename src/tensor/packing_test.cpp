@@ -18,8 +18,9 @@ TEST(PackedSize, IsTheGroupsOfAllPanels) {
   EXPECT_EQ(packed_panel_bytes(PackedFormat::w4, 64), 2U * (32 * 16 + 32 * 2));
   EXPECT_EQ(packed_panel_bytes(PackedFormat::w4_min, 64), 2U * (32 * 16 + 32 * 4));
   EXPECT_EQ(packed_panel_bytes(PackedFormat::w4_min32, 64), 2U * (32 * 16 + 32 * 8));
-  EXPECT_EQ(packed_panel_bytes(PackedFormat::w8_min32, 64), 2U * (32 * 32 + 32 * 8));
-  EXPECT_EQ(packed_panel_bytes(PackedFormat::w8_half, 64), 2U * (32 * 32 + 32 * 8));
+  EXPECT_EQ(packed_panel_bytes(PackedFormat::w5, 64), 2U * (32 * 20 + 32 * 2));
+  EXPECT_EQ(packed_panel_bytes(PackedFormat::w5_min32, 64), 2U * (32 * 20 + 32 * 8));
+  EXPECT_EQ(packed_panel_bytes(PackedFormat::w6_half, 64), 2U * (32 * 24 + 32 * 8));
   EXPECT_EQ(packed_panel_bytes(PackedFormat::f32, 5), 5U * 32 * 4);
   EXPECT_EQ(packed_panel_bytes(PackedFormat::bf16, 5), 5U * 32 * 2);
   EXPECT_EQ(packed_bytes(PackedFormat::w4, 64, 64), 2 * packed_panel_bytes(PackedFormat::w4, 64));
@@ -63,6 +64,27 @@ TEST(Packing, PutsACodeAndItsScaleWhereTheLayoutSays) {
   EXPECT_EQ(group[1 * 128 + 1 * 4 + 2], 128);
   EXPECT_EQ(group[1024 + 2], 0x34);
   EXPECT_EQ(group[1024 + 3], 0x12);
+}
+
+// Element 37 of column 33 again: its low four bits in the high nibbles of quad pair 0, its fifth bit in bit 1.
+TEST(Packing, PutsTheFifthBitWhereTheLayoutSays) {
+  constexpr int n = 40;
+  constexpr int k = 64;
+  std::vector<std::uint8_t> source(n * 2 * 22);
+  std::uint8_t* block = source.data() + (33 * 2 + 1) * 22;
+  block[0] = 0x34;
+  block[1] = 0x12;
+  block[2] = 1U << 5;  // element 5 of the group: 16 + 13
+  block[6 + 5] = 0x0d;
+  std::vector<std::uint8_t> out(packed_bytes(PackedFormat::w5, n, k), 0xee);
+  ASSERT_TRUE(pack_panels(TensorType::q5_0, reinterpret_cast<const std::byte*>(source.data()), n, k, 0, 2,
+                          reinterpret_cast<std::byte*>(out.data())));
+  const std::uint8_t* group = out.data() + packed_panel_bytes(PackedFormat::w5, k) + 704;
+  EXPECT_EQ(group[0 * 128 + 1 * 4 + 1], 0xd0);
+  EXPECT_EQ(group[512 + 1 * 4 + 1], 2);
+  EXPECT_EQ(group[512 + 1 * 4 + 2], 0);
+  EXPECT_EQ(group[640 + 2], 0x34);
+  EXPECT_EQ(group[640 + 3], 0x12);
 }
 
 TEST(Packing, MissingColumnsHaveScaleZero) {
