@@ -37,6 +37,7 @@ class LocalEngine final : public Engine {
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] Model& model() { return *model_; }  // engine thread only
 
  private:
   LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads);

@@ -65,6 +65,7 @@ class Scheduler {
   AuditReport audit(int blocks);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
+  [[nodiscard]] Namespace name_space(const std::string& salt) const { return {parts_.key, salt}; }
 
  private:
   struct Sequence {
@@ -93,7 +94,6 @@ class Scheduler {
   void leave_leader(const Sequence& leader);
   void recall_followers();
   void measure(double seconds);
-  [[nodiscard]] Namespace name_space(const std::string& salt) const { return {parts_.key, salt}; }
   void step();
   void compose();
   bool grow(Sequence& sequence, int rows);
