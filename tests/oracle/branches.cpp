@@ -38,6 +38,12 @@ void Branches::drop_all() {
   });
 }
 
+void Branches::leave_room(int tokens) {
+  engine_.scheduler().on_engine_thread([&](KvCache& cache) {
+    while (!live_.empty() && !cache.could_fit(cache.layout().pages_for(tokens, tokens))) drop(cache, pick());
+  });
+}
+
 void Branches::drop(KvCache& cache, std::size_t at) {
   cache.close(std::move(live_[at].table));
   live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(at));

@@ -21,7 +21,9 @@ class Branches {
   // prompt: of a sequence, should one be opened. seen: takes what a step showed.
   std::string act(const Tokens& prompt, std::vector<Seen>& seen);
   void drop_all();
-  [[nodiscard]] bool any() const { return !live_.empty(); }
+  // Ends so many that a sequence of so many tokens has room: a request waits for memory that other engines hold, and
+  // would wait for ever for what these do.
+  void leave_room(int tokens);
 
  private:
   struct Branch {

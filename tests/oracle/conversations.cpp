@@ -8,8 +8,9 @@
 namespace dalsegno::oracle {
 namespace {
 
-constexpr std::size_t kHistory = 24;   // conversations that another may go on from
-constexpr std::size_t kLongest = 600;  // tokens of a prompt
+constexpr std::size_t kHistory = 24;  // conversations that another may go on from
+constexpr int kLongest = 600;         // tokens of a prompt
+constexpr int kMostSteps = 20;        // tokens of a reply
 constexpr int kVocabulary = 264;
 
 int most_blocks(const KvCache& cache) {
@@ -114,7 +115,7 @@ Tokens Conversations::branch() {
   }
   const Tokens more = tail(1 + random_.below(random_.one_in(12) ? 300 : 30));
   tokens.insert(tokens.end(), more.begin(), more.end());
-  if (tokens.size() > kLongest) tokens.resize(kLongest);
+  if (std::cmp_greater(tokens.size(), kLongest)) tokens.resize(kLongest);
   return tokens;
 }
 
@@ -170,7 +171,7 @@ std::string Conversations::batch() {
     const int length = static_cast<int>(tokens.size());
     const int from = random_.one_in(3) ? random_.below(length) : length - 1;
     const int quits = random_.one_in(6) ? random_.below(length + 10) : -1;
-    followers.push_back(std::make_shared<Follower>(random_.one_in(3) ? 0 : random_.below(20), quits));
+    followers.push_back(std::make_shared<Follower>(random_.one_in(3) ? 0 : random_.below(kMostSteps), quits));
     Work one{followers.back(), std::move(tokens), from};
     one.chunk = 1 + random_.below(random_.one_in(2) ? 600 : 60);
     one.reuse = !random_.one_in(10);
@@ -180,6 +181,7 @@ std::string Conversations::batch() {
     counts_.add("prompts in chunks", one.chunk < length ? 1 : 0);
     work.push_back(std::move(one));
   }
+  branches_.leave_room(kLongest + kMostSteps);
   counts_.add("requests at once", size > 1 ? static_cast<std::uint64_t>(size) : 0);
   engine_->scheduler().submit(std::move(work));
   for (const auto& follower : followers) {
@@ -190,11 +192,10 @@ std::string Conversations::batch() {
 
 std::string Conversations::take(const Follower& follower, Result<FinishReason> end) {
   ++steps_;
-  if (!end.ok() && end.error().code != ErrorCode::exhausted) return end.error().message;
+  if (!end.ok()) return end.error().message;
   const Admission& admission = follower.admission();
   counts_.add("requests");
-  counts_.add("refused for want of room", end.ok() ? 0 : 1);
-  counts_.add("cancelled", end.ok() && *end == FinishReason::cancelled ? 1 : 0);
+  counts_.add("cancelled", *end == FinishReason::cancelled ? 1 : 0);
   counts_.add("tokens reused", static_cast<std::uint64_t>(admission.reused));
   counts_.add("resumed within a block", admission.reused % kBlockTokens > 0 ? 1 : 0);
   counts_.add("stopped by a window", admission.stopped == Stopped::window ? 1 : 0);

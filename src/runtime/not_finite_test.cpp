@@ -1,0 +1,108 @@
+// A model whose numbers overflow at one token: the sequences with that token fail, with a sentence, and leave nothing
+// behind; those that run in the same steps have the bits that they have alone.
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gguf/gguf.hpp"
+#include "runtime/test_engine.hpp"
+
+namespace dalsegno {
+namespace {
+
+using testing::check_cache;
+using testing::random_tokens;
+using testing::Recorder;
+using testing::run;
+
+constexpr TokenId kPoison = 200;
+constexpr int kHidden = 128;  // of llama-gqa
+
+// llama-gqa, where the first hidden value is the poisonous token's alone, and a weight that reads it is too large.
+class OverflowingModel {
+ public:
+  OverflowingModel(const std::string& tensor, const std::string& path) : path_(path) {
+    const std::string source = testing::tiny_model("llama-gqa");
+    std::ifstream in(source, std::ios::binary);
+    bytes_.assign(std::istreambuf_iterator<char>(in), {});
+    const auto file = GgufFile::open(source);
+    for (const GgufTensor& each : file.value()->tensors()) {
+      if (each.name == tensor) put(each.offset, 4e37F);
+      if (each.name != "token_embd.weight") continue;
+      const std::size_t row = kHidden * sizeof(float);
+      for (std::size_t token = 0; token < each.bytes / row; ++token) put(each.offset + token * row, 0);
+      put(each.offset + kPoison * row, 1000);
+    }
+    std::ofstream(path, std::ios::binary).write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
+  }
+  [[nodiscard]] std::unique_ptr<LocalEngine> open() const {
+    EngineOptions options;
+    options.model_path = path_;
+    options.memory.bytes = 256ULL << 20;
+    auto engine = LocalEngine::open(options);
+    EXPECT_TRUE(engine.ok());
+    return engine.ok() ? std::move(engine).value() : nullptr;
+  }
+
+ private:
+  void put(std::size_t offset, float value) { std::memcpy(&bytes_[offset], &value, sizeof value); }
+  std::string bytes_;
+  const std::string path_;
+};
+
+// The first overflows before the last layer drops the rows without logits, the second after it.
+class NotFinite : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const OverflowingModel model(GetParam(), ::testing::TempDir() + "/overflowing.gguf");
+    engine_ = model.open();
+    ASSERT_NE(engine_, nullptr);
+    std::mt19937 random(9);
+    for (const int size : {40, 25, 33}) prompts_.push_back(random_tokens(random, size, kPoison));
+    prompts_[1].back() = kPoison;
+  }
+  std::vector<std::vector<TokenId>> prompts_;
+  std::unique_ptr<LocalEngine> engine_;
+};
+INSTANTIATE_TEST_SUITE_P(Where, NotFinite, ::testing::Values("blk.0.attn_v.weight", "output.weight"));
+
+TEST_P(NotFinite, OnlyItsOwnSequenceFails) {
+  std::vector<Work> work;
+  std::vector<std::shared_ptr<Recorder>> recorders;
+  for (const auto& prompt : prompts_) {
+    recorders.push_back(std::make_shared<Recorder>());
+    work.push_back({recorders.back(), prompt, static_cast<int>(prompt.size()) - 1});
+  }
+  engine_->scheduler().submit(std::move(work));
+  for (const std::size_t sound : {0U, 2U}) {
+    EXPECT_TRUE(recorders[sound]->wait().ok());
+    const int last = static_cast<int>(prompts_[sound].size()) - 1;
+    EXPECT_EQ(recorders[sound]->logits(), run(*engine_, prompts_[sound], {.from = last, .reuse = false})->logits());
+  }
+  const auto failed = recorders[1]->wait();
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().code, ErrorCode::numeric);
+  EXPECT_NE(failed.error().message.find("the model cannot go on with this text"), std::string::npos);
+  EXPECT_TRUE(recorders[1]->logits().empty());
+  check_cache(*engine_);
+}
+
+TEST_P(NotFinite, AFailedSequenceLeavesNothingThatWasNotVisibleBefore) {
+  std::vector<Work> work;
+  auto recorder = std::make_shared<Recorder>();
+  work.push_back({recorder, prompts_[1], 24, 20});
+  engine_->scheduler().submit(std::move(work));
+  EXPECT_FALSE(recorder->wait().ok());
+  const auto seen = engine_->explain(prompts_[1], "");
+  ASSERT_TRUE(seen.ok());
+  EXPECT_EQ(seen->reused_tokens, 16) << "of the 20 tokens of the first step, the whole block";
+}
+
+}  // namespace
+}  // namespace dalsegno
