@@ -1,4 +1,4 @@
-#include "branches.hpp"
+#include "oracle/branches.hpp"
 
 #include <algorithm>
 #include <utility>

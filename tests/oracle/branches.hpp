@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "cache/block_table.hpp"
-#include "engines.hpp"
+#include "oracle/engines.hpp"
 
 namespace dalsegno::oracle {
 

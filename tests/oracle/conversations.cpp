@@ -1,4 +1,4 @@
-#include "conversations.hpp"
+#include "oracle/conversations.hpp"
 
 #include <fmt/format.h>
 

@@ -4,17 +4,16 @@
 #include <string>
 #include <vector>
 
-#include "branches.hpp"
 #include "cache/block_table.hpp"
-#include "engines.hpp"
-#include "reference.hpp"
+#include "oracle/branches.hpp"
+#include "oracle/engines.hpp"
+#include "oracle/reference.hpp"
 
 namespace dalsegno::oracle {
 
 // Random conversation trees on one kind of engine, which reuses all it can and forgets what it must. A tree is a root
-// prompt and what grows from it: batches of requests that go on from what was said in this tree or an earlier one,
-// leave it half-way or change a token of it, some of them cancelled, and forked and rewound sequences between and
-// beside them.
+// prompt and what grows from it: rounds of requests that go on from what was said in this tree or an earlier one,
+// leave it half-way or change a token of it, some of them cancelled; and forked and rewound sequences in between.
 class Conversations {
  public:
   Conversations(const Setup& setup, std::uint32_t seed, Counts& counts);

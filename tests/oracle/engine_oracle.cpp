@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "conversations.hpp"
+#include "oracle/conversations.hpp"
 
 namespace dalsegno::oracle {
 namespace {

@@ -1,4 +1,4 @@
-#include "engines.hpp"
+#include "oracle/engines.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "reference.hpp"
+#include "oracle/reference.hpp"
 
 #include <fmt/format.h>
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cache/block_table.hpp"
-#include "engines.hpp"
+#include "oracle/engines.hpp"
 
 namespace dalsegno::oracle {
 
