@@ -132,9 +132,20 @@ TEST_F(KvCacheTest, EachReasonWhyReuseStops) {
 
 TEST_F(KvCacheTest, NamespacesThatDifferInAnythingShareNothing) {
   finished(counting(0, 32));
-  Namespace other = keyed("a");
-  other.key.activation_bits = 16;
-  EXPECT_EQ(cache_->open(other, counting(0, 32), 32).reused, 0);
+  const std::vector<void (*)(NumericsKey&)> changes = {
+      [](NumericsKey& key) { key.fingerprint.back() = std::byte{1}; },
+      [](NumericsKey& key) { key.activation_bits = 16; },
+      [](NumericsKey& key) { key.kv.format = KvFormat::q4; },
+      [](NumericsKey& key) { key.kv.group_size = 32; },
+      [](NumericsKey& key) { key.kv.max_size = 100; },
+      [](NumericsKey& key) { key.kv.keep = 4; },
+      [](NumericsKey& key) { ++key.numerics_version; },
+  };
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    Namespace other = keyed("a");
+    changes[i](other.key);
+    EXPECT_EQ(cache_->open(other, counting(0, 32), 32).reused, 0) << "change " << i;
+  }
   Namespace tenant = keyed("a");
   tenant.salt = "another tenant";
   EXPECT_EQ(cache_->open(tenant, counting(0, 32), 32).reused, 0);

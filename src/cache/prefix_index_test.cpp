@@ -91,15 +91,20 @@ TEST_F(PrefixIndexTest, WhatIsHeldIsNotEvictedAndNeitherIsItsParent) {
   IndexNode& stem = add(*tree_, counting(0, 16));
   index_->set_held(stem, true);
   const auto leaf = index_->insert(stem, Tokens{7}, PageId{pages_++});
+  IndexNode& taken = add(*tree_, {40});
+  index_->set_held(taken, true);
   add(*tree_, {50});
   EXPECT_EQ(index_->evictable(), 1U);
-  EXPECT_EQ(evict(), PageId{2});
+  EXPECT_EQ(evict(), PageId{3});
   EXPECT_EQ(evict(), kNoPage);
   index_->set_held(*leaf.node, false);
   EXPECT_EQ(evict(), PageId{1});
   EXPECT_EQ(evict(), kNoPage);
   index_->set_held(stem, false);
   EXPECT_EQ(evict(), PageId{0});
+  EXPECT_EQ(evict(), kNoPage);
+  index_->set_held(taken, false);
+  EXPECT_EQ(evict(), PageId{2});
 }
 
 TEST_F(PrefixIndexTest, RemembersABoundedNumberOfEvictedBlocks) {

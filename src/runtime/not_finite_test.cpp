@@ -33,7 +33,7 @@ class OverflowingModel {
     bytes_.assign(std::istreambuf_iterator<char>(in), {});
     const auto file = GgufFile::open(source);
     for (const GgufTensor& each : file.value()->tensors()) {
-      if (each.name == tensor) put(each.offset, 4e37F);
+      if (each.name == tensor) put(each.offset, 8e37F);
       if (each.name != "token_embd.weight") continue;
       const std::size_t row = kHidden * sizeof(float);
       for (std::size_t token = 0; token < each.bytes / row; ++token) put(each.offset + token * row, 0);
