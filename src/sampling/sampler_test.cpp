@@ -113,6 +113,19 @@ TEST(Argmax, TakesTheLowestIdOfTheLargestWhateverTheLength) {
   }
 }
 
+TEST(Argmax, TakesTheLowestIdAmongThousands) {
+  constexpr std::size_t kSizes[] = {4095, 4096, 4097, 8192, 8193, 20001};
+  for (const std::size_t size : kSizes) {
+    for (const std::size_t at : {std::size_t{0}, std::size_t{4094}, size / 2, size - 1}) {
+      std::vector<float> logits(size, -3.0F);
+      logits[at] = 2.0F;
+      EXPECT_EQ(argmax(logits), static_cast<TokenId>(at)) << size;
+      logits[size - 1] = 2.0F;
+      EXPECT_EQ(argmax(logits), static_cast<TokenId>(at)) << size;
+    }
+  }
+}
+
 TEST(Sampler, TemperatureZeroIsArgmaxWithTiesToTheLowestId) {
   Sampler sampler({}, any_kernels(), 5);
   EXPECT_EQ(sampler.sample(std::vector<float>{1, 4, 2, 4, 4}, {}, 0), 1);

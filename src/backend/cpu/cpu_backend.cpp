@@ -34,6 +34,8 @@ constexpr int kShareRows = 120;
 // most what the caches may hold until then.
 constexpr int kAheadRows = 64;
 constexpr std::size_t kAheadBytes = 8U << 20;
+// Logits of a share: what their thread still has in L2 when it looks for values that are not finite.
+constexpr std::size_t kLogitShareBytes = 512U << 10;
 // Bytes per row, panel and group of k. Kernels fetch the next panel first: from 16 rows on that much room is left.
 constexpr std::size_t kAheadPerRow = 20;
 
@@ -107,6 +109,7 @@ class CpuBackend final : public Backend {
   void each_row(int count, const Body& body);
   void multiply(const CpuActivations& a, int m, const CpuWeight& w, const Vector* bias, float* y, int y_columns,
                 bool add);
+  void multiply_head(const CpuActivations& a, int m, const CpuWeight& w);
   void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
   Result<QuantRows> make_quant_rows(std::size_t count, int columns);
   void list_ahead(int slice);
@@ -121,7 +124,8 @@ class CpuBackend final : public Backend {
   HostArena work_;    // buffers of a step: nothing in them outlives it
   HostArena tables_;  // of RoPE
   CpuAttention attention_;
-  float* logits_ = nullptr;  // [kLogitRows, vocabulary]
+  float* logits_ = nullptr;                           // [kLogitRows, vocabulary]
+  std::array<std::atomic<bool>, kLogitRows> finite_;  // of the rows of logits_
   std::unique_ptr<Activations> head_in_;
   Step step_;
   std::vector<const StepSequence*> sequence_of_row_;              // [rows of the step]
@@ -417,6 +421,40 @@ void CpuBackend::multiply(const CpuActivations& a, int m, const CpuWeight& w, co
   });
 }
 
+// logits_ and finite_ of m rows. Whoever computes a share of the columns looks at them, while they are in its cache.
+// Requires: the head is one matrix.
+void CpuBackend::multiply_head(const CpuActivations& a, int m, const CpuWeight& w) {
+  GemmArgs args;
+  args.quant = a.quant;
+  args.x = a.values;
+  args.m = m;
+  args.c_stride = static_cast<std::size_t>(w.n);
+  for (int i = 0; i < m; ++i) finite_[static_cast<std::size_t>(i)] = true;
+  const std::size_t panel_bytes = static_cast<std::size_t>(m) * kPanelColumns * sizeof(float);
+  const int most = std::max(1, static_cast<int>(kLogitShareBytes / panel_bytes));
+  const int shares = std::max(pool_.threads(), (w.panels + most - 1) / most);
+  const auto bounds = [&](std::int64_t share) { return static_cast<int>(w.panels * share / shares); };
+  std::atomic<int> next{0};
+  const auto compute = [&](int share) {
+    const int begin = bounds(share);
+    const int end = bounds(share + 1);
+    multiply_panels(args, w, nullptr, logits_, begin, end);
+    const int first = begin * kPanelColumns;
+    const int columns = std::min(end * kPanelColumns, w.n) - first;
+    for (int i = 0; i < m && columns > 0; ++i) {
+      const float* row = logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(w.n) + first;
+      if (!kernels_.all_finite(row, columns)) finite_[static_cast<std::size_t>(i)] = false;
+    }
+  };
+  pool_.run([&](int part, int parts) {
+    if (m <= kStreamingRows) {  // each thread one run
+      for (int i = shares * part / parts; i < shares * (part + 1) / parts; ++i) compute(i);
+      return;
+    }
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < shares;) compute(i);
+  });
+}
+
 void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) {
   const auto& table = as<const CpuRope>(rope);
   {
@@ -491,13 +529,13 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
       kernels_.rms_norm(in.row(row_of(i)), norm_weights.values, norm_weights.n, eps, act.row(i));
       quantise(act, i, row_of(i), "the last hidden state is NaN or infinite");
     });
-    multiply(act, count, matrix, nullptr, logits_, matrix.n, false);
+    multiply_head(act, count, matrix);
     const auto logits_of = [&](int i) {
       return logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
     };
-    each_row(count, [&](int i) {
-      if (!kernels_.all_finite(logits_of(i), matrix.n)) fail(row_of(i), "a logit is NaN or infinite");
-    });
+    for (int i = 0; i < count; ++i) {
+      if (!finite_[static_cast<std::size_t>(i)]) fail(row_of(i), "a logit is NaN or infinite");
+    }
     for (int i = 0; i < count; ++i) sink(first + i, {logits_of(i), static_cast<std::size_t>(matrix.n)});
   }
 }
