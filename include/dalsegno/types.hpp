@@ -3,6 +3,7 @@
 #include <compare>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace dalsegno {
@@ -65,15 +66,27 @@ struct Explanation {
   double ttft_ms = 0;  // predicted from recent steps, if nothing else runs; 0: no such step yet
 };
 
-// temperature 0 is greedy; ties go to the lowest id. Draws are keyed by
+// They act in this order: logit_bias, repeat_penalty, presence and frequency, DRY, temperature, top_k, typical_p,
+// top_p, min_p, the draw. temperature 0 is greedy; ties go to the lowest id. Draws are keyed by
 // (seed, stream, position), so they do not depend on what else runs.
 struct SamplingOptions {
   float temperature = 0.0F;
   float top_p = 1.0F;
   int top_k = 0;  // 0: no limit
   float min_p = 0.0F;
-  float repeat_penalty = 1.0F;
-  int repeat_last = 64;  // tokens looked back at by repeat_penalty
+  float typical_p = 1.0F;          // the tokens of this share whose surprise is nearest to the entropy
+  float repeat_penalty = 1.0F;     // divides positive logits of recent tokens, multiplies negative ones
+  int repeat_last = 64;            // tokens looked back at by repeat_penalty, the prompt's included
+  float presence_penalty = 0.0F;   // taken once from the logit of every token of the reply
+  float frequency_penalty = 0.0F;  // taken from it for every time the token occurs there
+  // DRY: takes multiplier * base ^ (run - allowed_length) from a token that would continue a run of that many
+  // tokens as it was continued before. Runs end at tokens whose text holds one of the breakers.
+  float dry_multiplier = 0.0F;  // 0: off
+  float dry_base = 1.75F;
+  int dry_allowed_length = 2;
+  int dry_last = 4096;  // tokens looked back at, the prompt's included
+  std::vector<std::string> dry_breakers{"\n", ":", "\"", "*"};
+  std::vector<std::pair<TokenId, float>> logit_bias{};  // added to logits; -infinity forbids a token
   std::uint64_t seed = 0;
   std::uint64_t stream = 0;
 };

@@ -82,6 +82,19 @@ void add_unsupported(CLI::App& app) {
   app.add_option_function<std::string>("--kv-start", refuse)->group("");
 }
 
+void read_biases(SamplingOptions& sampling, const std::vector<std::string>& texts) {
+  for (const std::string& text : texts) {
+    const std::size_t sign = text.find('=');
+    TokenId id = 0;
+    float bias = -std::numeric_limits<float>::infinity();
+    const std::string value = sign == std::string::npos ? std::string() : text.substr(sign + 1);
+    if (!parse_number(text.substr(0, sign), id) || (value != "-inf" && !parse_number(value, bias))) {
+      wrong_usage("--logit-bias takes a token's id and a number or -inf, such as 42=-1.5, not " + text);
+    }
+    sampling.logit_bias.emplace_back(id, bias);
+  }
+}
+
 }  // namespace
 
 void wrong_usage(const std::string& sentence) {
@@ -190,6 +203,31 @@ void add_generation(CLI::App& app, GenerateOptions& options) {
              "make recent tokens less likely (default: 1, off)")
       ->group(group);
   add_number(app, "--repeat-last", sampling.repeat_last, 0, 1 << 30, "how many tokens are recent (default: 64)")
+      ->group(group);
+  add_number(app, "--typical-p", sampling.typical_p, 1e-6F, 1.0F,
+             "only the tokens of this share whose surprise is nearest to the entropy")
+      ->group(group);
+  add_number(app, "--presence-penalty", sampling.presence_penalty, -100.0F, 100.0F,
+             "less likely if the reply has the token already (default: 0)")
+      ->group(group);
+  add_number(app, "--frequency-penalty", sampling.frequency_penalty, -100.0F, 100.0F,
+             "less likely for every time the reply has it (default: 0)")
+      ->group(group);
+  add_number(app, "--dry-multiplier", sampling.dry_multiplier, 0.0F, 100.0F,
+             "make it less likely that a run of tokens goes on as before (default: 0, off)")
+      ->group(group);
+  add_number(app, "--dry-base", sampling.dry_base, 1.0F, 100.0F, "by this factor per token of the run (default: 1.75)")
+      ->group(group);
+  add_number(app, "--dry-allowed-length", sampling.dry_allowed_length, 0, 1 << 20,
+             "runs up to this are free (default: 2)")
+      ->group(group);
+  add_number(app, "--dry-last", sampling.dry_last, 0, 1 << 30, "how many tokens runs are looked for in (default: 4096)")
+      ->group(group);
+  app.add_option_function<std::vector<std::string>>(
+         "--logit-bias", [&sampling](const std::vector<std::string>& texts) { read_biases(sampling, texts); },
+         "add VALUE to the logit of token ID, -inf forbids it; may be given several times")
+      ->type_name("ID=VALUE")
+      ->allow_extra_args(false)
       ->group(group);
   add_number(app, "--seed", sampling.seed, std::uint64_t{0}, std::numeric_limits<std::uint64_t>::max(),
              "of the draws (default: 0)")

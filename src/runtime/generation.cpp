@@ -37,11 +37,25 @@ std::string StopMatcher::finish() {
   return found_ ? std::string() : std::exchange(held_, {});
 }
 
+namespace {
+
+// Tokens at which a run that DRY counts ends.
+Sampler::Breaks breaks_of(const SamplingOptions& options, const Vocabulary& vocabulary) {
+  return [breakers = options.dry_breakers, &vocabulary](TokenId id) {
+    const std::string_view text = vocabulary.bytes(id);
+    return vocabulary.is_control(id) || std::any_of(breakers.begin(), breakers.end(), [&](const std::string& breaker) {
+             return !breaker.empty() && text.find(breaker) != std::string_view::npos;
+           });
+  };
+}
+
+}  // namespace
+
 Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const Vocabulary& vocabulary,
                        const Kernels& kernels)
     : options_(options),
       vocabulary_(vocabulary),
-      sampler_(options.sampling, kernels, vocabulary.size()),
+      sampler_(options.sampling, kernels, vocabulary.size(), breaks_of(options.sampling, vocabulary)),
       decoder_(vocabulary),
       stops_(options.stop) {
   reply_.prompt_ids = std::move(prompt);
@@ -75,7 +89,7 @@ void Generation::show(std::string text) {
 }
 
 Decision Generation::on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
-  const TokenId token = sampler_.sample(logits, tokens, position + 1);
+  const TokenId token = sampler_.sample(logits, tokens, position + 1, reply_.prompt_ids.size());
   last_token_ = Clock::now();
   if (sampled_++ == 0) first_token_ = last_token_;
   if (vocabulary_.is_end_of_turn(token)) return {Decision::Kind::finish, token, FinishReason::stop};

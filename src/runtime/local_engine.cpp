@@ -183,7 +183,7 @@ Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
 Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                                     const GenerateCallbacks& callbacks) {
   DALSEGNO_TRY(check_prompt(prompt));
-  if (std::string wrong = check(options.sampling); !wrong.empty())
+  if (std::string wrong = check(options.sampling, config_.vocabulary); !wrong.empty())
     return Error{ErrorCode::invalid_argument, std::move(wrong)};
   if (options.max_tokens < 1 || options.chunk < 1) {
     return Error{ErrorCode::invalid_argument, "max_tokens and chunk must be at least 1"};

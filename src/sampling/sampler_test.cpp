@@ -250,7 +250,7 @@ TEST(Sampler, ExtremeOptionsStillGiveATokenOfTheVocabulary) {
   for (const float temperature : {1e-45F, 1e-38F, 1e-5F, 1e38F}) {
     for (const float penalty : {1e-30F, 1.0F, 1e30F}) {
       const SamplingOptions options{.temperature = temperature, .repeat_penalty = penalty, .repeat_last = 1 << 30};
-      ASSERT_EQ(check(options), "");
+      ASSERT_EQ(check(options, 4), "");
       Sampler sampler(options, any_kernels(), 4);
       const TokenId id = sampler.sample(logits, history, 1);
       EXPECT_GE(id, 0);
@@ -261,15 +261,24 @@ TEST(Sampler, ExtremeOptionsStillGiveATokenOfTheVocabulary) {
 
 TEST(SamplingOptions, ImpossibleOnesAreNamedInASentence) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(check({}), "");
-  EXPECT_NE(check({.temperature = -1.0F}).find("temperature"), std::string::npos);
-  EXPECT_NE(check({.temperature = nan}).find("temperature"), std::string::npos);
-  EXPECT_NE(check({.top_p = 0.0F}).find("top_p"), std::string::npos);
-  EXPECT_NE(check({.top_p = nan}).find("top_p"), std::string::npos);
-  EXPECT_NE(check({.top_k = -1}).find("top_k"), std::string::npos);
-  EXPECT_NE(check({.min_p = 1.0F}).find("min_p"), std::string::npos);
-  EXPECT_NE(check({.repeat_penalty = 0.0F}).find("repeat_penalty"), std::string::npos);
-  EXPECT_NE(check({.repeat_last = -1}).find("repeat_last"), std::string::npos);
+  EXPECT_EQ(check({}, 4), "");
+  EXPECT_NE(check({.temperature = -1.0F}, 4).find("temperature"), std::string::npos);
+  EXPECT_NE(check({.temperature = nan}, 4).find("temperature"), std::string::npos);
+  EXPECT_NE(check({.top_p = 0.0F}, 4).find("top_p"), std::string::npos);
+  EXPECT_NE(check({.top_p = nan}, 4).find("top_p"), std::string::npos);
+  EXPECT_NE(check({.top_k = -1}, 4).find("top_k"), std::string::npos);
+  EXPECT_NE(check({.min_p = 1.0F}, 4).find("min_p"), std::string::npos);
+  EXPECT_NE(check({.repeat_penalty = 0.0F}, 4).find("repeat_penalty"), std::string::npos);
+  EXPECT_NE(check({.typical_p = 0.0F}, 4).find("typical_p"), std::string::npos);
+  EXPECT_NE(check({.presence_penalty = nan}, 4).find("presence_penalty"), std::string::npos);
+  EXPECT_NE(check({.frequency_penalty = nan}, 4).find("frequency_penalty"), std::string::npos);
+  EXPECT_NE(check({.dry_multiplier = -1.0F}, 4).find("dry_multiplier"), std::string::npos);
+  EXPECT_NE(check({.dry_base = 0.5F}, 4).find("dry_base"), std::string::npos);
+  EXPECT_NE(check({.dry_allowed_length = -1}, 4).find("dry_allowed_length"), std::string::npos);
+  EXPECT_NE(check({.dry_last = -1}, 4).find("dry_last"), std::string::npos);
+  EXPECT_NE(check({.logit_bias = {{4, 1.0F}}}, 4).find("token 4"), std::string::npos);
+  EXPECT_NE(check({.logit_bias = {{3, nan}}}, 4).find("token 3"), std::string::npos);
+  EXPECT_NE(check({.repeat_last = -1}, 4).find("repeat_last"), std::string::npos);
 }
 
 TEST(LogProbs, AreTheLogarithmOfTheSoftmax) {
