@@ -32,7 +32,7 @@ struct MemoryOptions {
 struct MemoryReport {
   std::uint64_t limit = 0;
   std::uint64_t idle_limit = 0;
-  std::uint64_t weights = 0, kv = 0, index = 0, work = 0;  // reserved now
+  std::uint64_t weights = 0, kv = 0, index = 0, log_probs = 0, work = 0;  // reserved now
   int engines = 0;
   bool active = false;         // a request runs or a Session exists
   std::uint64_t pressure = 0;  // how often the system was short of memory and caches were cut down for it

@@ -9,8 +9,8 @@
 
 namespace dalsegno {
 
-enum class MemoryKind : std::uint8_t { weights, kv, index, work };
-inline constexpr std::size_t kMemoryKinds = 4;
+enum class MemoryKind : std::uint8_t { weights, kv, index, log_probs, work };
+inline constexpr std::size_t kMemoryKinds = 5;
 
 class MemoryBudget;
 

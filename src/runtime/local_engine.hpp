@@ -35,6 +35,7 @@ class LocalEngine final : public Engine {
 
   // For what else drives sequences (score, bench, tests). Errors as generate().
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
+  [[nodiscard]] ProcessMemory& memory() { return *memory_; }
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] Model& model() { return *model_; }  // engine thread only

@@ -140,6 +140,7 @@ MemoryReport ProcessMemory::report() const {
           .weights = budget_.used(MemoryKind::weights),
           .kv = budget_.used(MemoryKind::kv),
           .index = budget_.used(MemoryKind::index),
+          .log_probs = budget_.used(MemoryKind::log_probs),
           .work = budget_.used(MemoryKind::work),
           .engines = static_cast<int>(holders_.size()),
           .active = uses_ > 0,

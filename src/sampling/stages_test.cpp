@@ -24,7 +24,8 @@ struct Case {
 // Histories of few different, likely tokens, so that runs and repetitions are common; token 0 breaks runs.
 Case random_case(std::mt19937& random) {
   Case x;
-  for (int i = 0; i < kVocabulary; ++i) x.logits.push_back(static_cast<float>(random() % 10007) / 1000.0F - (i < 10 ? 0.0F : 5.0F));
+  for (int i = 0; i < kVocabulary; ++i)
+    x.logits.push_back(static_cast<float>(random() % 10007) / 1000.0F - (i < 10 ? 0.0F : 5.0F));
   const auto length = random() % 60;
   const auto kinds = 2 + random() % 6;
   for (unsigned i = 0; i < length; ++i) x.history.push_back(static_cast<TokenId>(random() % kinds));
