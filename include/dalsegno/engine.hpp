@@ -51,7 +51,8 @@ struct GenerateCallbacks {
 struct Reply {
   std::string text;
   std::vector<TokenId> prompt_ids;
-  std::vector<TokenId> ids;  // the reply's, without an end-of-turn token
+  std::vector<TokenId> ids;      // the reply's, without an end-of-turn token
+  std::vector<double> logprobs;  // of ids, natural logarithms, if asked for
   FinishReason finish_reason = FinishReason::stop;
   Usage usage;
   Reuse reuse;

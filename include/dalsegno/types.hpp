@@ -2,6 +2,8 @@
 
 #include <compare>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -91,13 +93,20 @@ struct SamplingOptions {
   std::uint64_t stream = 0;
 };
 
+// Changes the logits [vocabulary] of the token after `tokens` before anything is drawn from them. Must leave finite
+// values (use the least float to forbid a token). Runs on the engine's thread, so it must not call the engine, and
+// every request waits for it.
+using LogitsProcessor = std::function<void(std::span<const TokenId> tokens, std::span<float> logits)>;
+
 struct GenerateOptions {
   // affects behaviour
   int max_tokens = 512;
   SamplingOptions sampling{};
   std::vector<std::string> stop{};  // the reply ends before the first of these texts
-  bool reuse = true;                // false: neither read from nor added to the cache
-  std::string salt{};               // requests of different salts share nothing and do not wait for each other
+  LogitsProcessor logits_processor{};
+  bool logprobs = false;  // of the reply's tokens, by the logits as they are drawn from, before SamplingOptions
+  bool reuse = true;      // false: neither read from nor added to the cache
+  std::string salt{};     // requests of different salts share nothing and do not wait for each other
   // affects performance
   int chunk = 512;  // most prompt tokens per step
 };

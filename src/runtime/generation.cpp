@@ -1,63 +1,19 @@
 #include "runtime/generation.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace dalsegno {
-
-StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {
-  std::erase_if(stops_, [](const std::string& stop) { return stop.empty(); });
-}
-
-std::string StopMatcher::push(std::string_view text) {
-  if (found_) return {};
-  held_ += text;
-  std::size_t end = std::string::npos;
-  for (const std::string& stop : stops_) end = std::min(end, held_.find(stop));
-  if (end != std::string::npos) {
-    found_ = true;
-    held_.resize(end);
-    return std::exchange(held_, {});
-  }
-  // The longest tail that begins some stop text waits.
-  std::size_t keep = 0;
-  for (const std::string& stop : stops_) {
-    for (std::size_t length = std::min(stop.size() - 1, held_.size()); length > keep; --length) {
-      if (held_.compare(held_.size() - length, length, stop, 0, length) == 0) {
-        keep = length;
-        break;
-      }
-    }
-  }
-  std::string out = held_.substr(0, held_.size() - keep);
-  held_.erase(0, held_.size() - keep);
-  return out;
-}
-
-std::string StopMatcher::finish() {
-  return found_ ? std::string() : std::exchange(held_, {});
-}
-
 namespace {
 
-// Tokens at which a run that DRY counts ends.
-Sampler::Breaks breaks_of(const SamplingOptions& options, const Vocabulary& vocabulary) {
-  return [breakers = options.dry_breakers, &vocabulary](TokenId id) {
-    const std::string_view text = vocabulary.bytes(id);
-    return vocabulary.is_control(id) || std::any_of(breakers.begin(), breakers.end(), [&](const std::string& breaker) {
-             return !breaker.empty() && text.find(breaker) != std::string_view::npos;
-           });
-  };
-}
+// Pieces of text that a slow reader may be behind before the engine waits for it.
+constexpr std::size_t kMostAhead = 64;
 
 }  // namespace
 
 Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const Vocabulary& vocabulary,
                        const Kernels& kernels)
-    : options_(options),
-      vocabulary_(vocabulary),
-      sampler_(options.sampling, kernels, vocabulary.size(), breaks_of(options.sampling, vocabulary)),
-      decoder_(vocabulary),
-      stops_(options.stop) {
+    : with_logprobs_(options.logprobs), continuation_(prompt.size(), options, vocabulary, kernels) {
   reply_.prompt_ids = std::move(prompt);
   reply_.usage.prompt_tokens = static_cast<int>(reply_.prompt_ids.size());
 }
@@ -89,27 +45,28 @@ void Generation::show(std::string text) {
 }
 
 Decision Generation::on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
-  const TokenId token = sampler_.sample(logits, tokens, position + 1, reply_.prompt_ids.size());
+  Continuation::Next next = continuation_.next(position, logits, tokens);
   last_token_ = Clock::now();
   if (sampled_++ == 0) first_token_ = last_token_;
-  if (vocabulary_.is_end_of_turn(token)) return {Decision::Kind::finish, token, FinishReason::stop};
-  reply_.ids.push_back(token);
-  show(stops_.push(decoder_.push(token)));
-  if (stops_.found()) return {Decision::Kind::finish, token, FinishReason::stop};
-  if (static_cast<int>(reply_.ids.size()) >= options_.max_tokens)
-    return {Decision::Kind::finish, token, FinishReason::length};
-  return {Decision::Kind::append, token, FinishReason::stop};
+  if (next.in_reply) reply_.ids.push_back(next.token);
+  if (next.in_reply && with_logprobs_) reply_.logprobs.push_back(next.logprob);
+  show(std::move(next.text));
+  if (next.finish) return {Decision::Kind::finish, next.token, *next.finish};
+  return {Decision::Kind::append, next.token, FinishReason::stop};
 }
 
 void Generation::on_finished(Result<FinishReason> outcome) {
-  std::string rest = stops_.push(decoder_.finish());
-  rest += stops_.finish();
-  show(std::move(rest));
+  show(continuation_.rest());
   {
     const std::lock_guard lock(mutex_);
     outcome_ = std::move(outcome);
   }
   changed_.notify_one();
+}
+
+bool Generation::wants_more() {
+  const std::lock_guard lock(mutex_);
+  return new_text_.size() < kMostAhead;
 }
 
 // False once a callback has asked for the end.
@@ -129,6 +86,7 @@ Result<Reply> Generation::wait(const GenerateCallbacks& callbacks) {
     const int total = progress_total_;
     const bool ended = outcome_.has_value();
     lock.unlock();
+    if (pieces.size() >= kMostAhead) resume();
     // Prefill comes before text, so reporting it first keeps the order.
     if (!cut_short_ && progress && callbacks.on_prefill) cut_short_ = !callbacks.on_prefill(done, total);
     for (const Piece& piece : pieces) {
@@ -139,10 +97,12 @@ Result<Reply> Generation::wait(const GenerateCallbacks& callbacks) {
     lock.lock();
   }
   if (!outcome_->ok()) return std::move(*outcome_).error();
+  if (outcome_->value() == FinishReason::error) return Error{ErrorCode::invalid_argument, kProcessorFailed};
   if (!cut_short_) return reply(outcome_->value());
   // What was computed beyond stays in the cache, but is no part of the reply.
   reply_.text = std::move(delivered_.text);
   reply_.ids.resize(delivered_.ids);
+  reply_.logprobs.resize(std::min(reply_.logprobs.size(), delivered_.ids));
   return reply(FinishReason::cancelled);
 }
 

@@ -9,26 +9,10 @@
 #include <vector>
 
 #include "dalsegno/engine.hpp"
+#include "runtime/continuation.hpp"
 #include "runtime/request.hpp"
-#include "sampling/sampler.hpp"
-#include "text/vocabulary.hpp"
 
 namespace dalsegno {
-
-// Finds stop texts in a stream; holds back what may be the beginning of one.
-class StopMatcher {
- public:
-  explicit StopMatcher(std::vector<std::string> stops);
-  // Text that can be shown now. Once found() nothing more comes.
-  std::string push(std::string_view text);
-  std::string finish();
-  [[nodiscard]] bool found() const { return found_; }
-
- private:
-  std::vector<std::string> stops_;
-  std::string held_;
-  bool found_ = false;
-};
 
 // One reply: samples on the engine thread, hands text and progress to the caller's thread.
 class Generation final : public Request {
@@ -41,6 +25,7 @@ class Generation final : public Request {
   void on_progress(int done, int total) override;
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override;
   void on_finished(Result<FinishReason> outcome) override;
+  bool wants_more() override;
 
   // Runs the callbacks on this thread until the reply is done.
   Result<Reply> wait(const GenerateCallbacks& callbacks);
@@ -57,14 +42,11 @@ class Generation final : public Request {
   Reply reply(FinishReason reason);
 
   // Constant after construction.
-  const GenerateOptions options_;
-  const Vocabulary& vocabulary_;
+  const bool with_logprobs_;
   const Clock::time_point started_ = Clock::now();
 
   // Engine thread until on_finished, the caller's after.
-  Sampler sampler_;
-  StreamDecoder decoder_;
-  StopMatcher stops_;
+  Continuation continuation_;
   Reply reply_;
   Clock::time_point first_token_;
   Clock::time_point last_token_;

@@ -180,16 +180,21 @@ Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
   return {};
 }
 
-Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const GenerateOptions& options,
-                                    const GenerateCallbacks& callbacks) {
-  DALSEGNO_TRY(check_prompt(prompt));
+Result<void> LocalEngine::check_options(const GenerateOptions& options) const {
   if (std::string wrong = check(options.sampling, config_.vocabulary); !wrong.empty())
     return Error{ErrorCode::invalid_argument, std::move(wrong)};
   if (options.max_tokens < 1 || options.chunk < 1) {
     return Error{ErrorCode::invalid_argument, "max_tokens and chunk must be at least 1"};
   }
+  return {};
+}
+
+Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const GenerateOptions& options,
+                                    const GenerateCallbacks& callbacks) {
+  DALSEGNO_TRY(check_prompt(prompt));
+  DALSEGNO_TRY(check_options(options));
   std::vector<TokenId> tokens(prompt.begin(), prompt.end());
-  auto generation = std::make_shared<Generation>(tokens, options, *tokenizer_->impl().vocabulary, kernels_);
+  auto generation = std::make_shared<Generation>(tokens, options, vocabulary(), kernels_);
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
   work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt});
@@ -202,6 +207,10 @@ Result<Explanation> LocalEngine::explain(std::span<const TokenId> prompt, const 
   const int size = static_cast<int>(prompt.size());
   const Admission seen = scheduler_->preview(prompt, size - 1, salt);
   return Explanation{size, seen.reused, seen.report(), 1e3 * seen.token_seconds * (size - seen.reused)};
+}
+
+const Vocabulary& LocalEngine::vocabulary() const {
+  return *tokenizer_->impl().vocabulary;
 }
 
 void LocalEngine::reset_cache() {

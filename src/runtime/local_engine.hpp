@@ -13,6 +13,7 @@
 #include "model/model.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/scheduler.hpp"
+#include "text/vocabulary.hpp"
 
 namespace dalsegno {
 
@@ -35,6 +36,9 @@ class LocalEngine final : public Engine {
 
   // For what else drives sequences (score, bench, tests). Errors as generate().
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
+  [[nodiscard]] Result<void> check_options(const GenerateOptions& options) const;
+  [[nodiscard]] const Vocabulary& vocabulary() const;
+  [[nodiscard]] const Kernels& kernels() const { return kernels_; }
   [[nodiscard]] ProcessMemory& memory() { return *memory_; }
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }

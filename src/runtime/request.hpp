@@ -1,7 +1,9 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <span>
+#include <utility>
 
 #include "dalsegno/result.hpp"
 #include "dalsegno/types.hpp"
@@ -41,12 +43,25 @@ class Request {
   virtual Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) = 0;
   virtual void on_finished(Result<FinishReason> outcome) = 0;
 
-  // Any thread; takes effect before the next step.
-  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  // False while whoever reads the reply is behind: no token is computed until resume().
+  [[nodiscard]] virtual bool wants_more() { return true; }
+
+  // Any thread; takes effect before the next step. Requires: the scheduler still exists.
+  void cancel() {
+    cancelled_.store(true, std::memory_order_relaxed);
+    resume();
+  }
   [[nodiscard]] bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  // Has wants_more() asked again.
+  void resume() {
+    if (wake_) wake_();
+  }
+  // By the scheduler, before anything else is called.
+  void on_submitted(std::function<void()> wake) { wake_ = std::move(wake); }
 
  private:
   std::atomic<bool> cancelled_{false};
+  std::function<void()> wake_;
 };
 
 }  // namespace dalsegno

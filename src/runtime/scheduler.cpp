@@ -37,9 +37,18 @@ Scheduler::~Scheduler() {
 }
 
 void Scheduler::submit(std::vector<Work> work) {
+  for (Work& each : work) each.request->on_submitted([this] { wake(); });
   {
     const std::lock_guard lock(mutex_);
     for (Work& each : work) incoming_.push_back(std::move(each));
+  }
+  wake_.notify_all();
+}
+
+void Scheduler::wake() {
+  {
+    const std::lock_guard lock(mutex_);
+    woken_ = true;
   }
   wake_.notify_all();
 }
@@ -115,10 +124,10 @@ bool Scheduler::wait_for_work() {
       room_changed_ = true;
     }
     const auto has_work = [&] {
-      return stopping_ || !incoming_.empty() || !calls_.empty() || !running_.empty() || !waiting_.empty() ||
-             !following_.empty();
+      const bool can_go_on = !running_.empty() || !waiting_.empty() || !following_.empty();
+      return stopping_ || woken_ || !incoming_.empty() || !calls_.empty() || (can_go_on && !all_wait_);
     };
-    if (!audit_.is_due()) {
+    if (!audit_.is_due() || all_wait_) {
       wake_.wait(lock, has_work);
     } else if (!wake_.wait_for(lock, kIdle, has_work)) {
       lock.unlock();
@@ -128,6 +137,8 @@ bool Scheduler::wait_for_work() {
     arrived.swap(incoming_);
     calls.swap(calls_);
     stopping = stopping_;
+    woken_ = false;
+    all_wait_ = false;
   }
   for (const auto& call : calls) call(*parts_.cache);
   if (!calls.empty()) room_changed_ = true;
@@ -247,6 +258,8 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
 void Scheduler::step() {
   compose();
   if (in_step_.empty()) {
+    all_wait_ = std::ranges::none_of(running_, [](const SequencePtr& sequence) { return sequence->finished; }) &&
+                std::ranges::all_of(running_, [](const SequencePtr& sequence) { return sequence->held; });
     settle();
     return;
   }
@@ -302,7 +315,10 @@ void Scheduler::compose() {
   logit_rows_.clear();
   in_step_.clear();
   row_owner_.clear();
-  for (SequencePtr& sequence : running_) sequence->rows = 0;
+  for (SequencePtr& sequence : running_) {
+    sequence->rows = 0;
+    sequence->held = false;
+  }
   for (const bool decoding : {true, false}) {
     // By index: grow() may remove sequences behind the present one, never before it.
     // NOLINTNEXTLINE(modernize-loop-convert)
@@ -310,6 +326,8 @@ void Scheduler::compose() {
       Sequence& sequence = *running_[i];
       const int left = static_cast<int>(sequence.work.tokens.size()) - sequence.table.tokens();
       if (sequence.finished || sequence.rows > 0 || (left == 1) != decoding) continue;
+      sequence.held = decoding && !sequence.work.request->wants_more();
+      if (sequence.held) continue;
       const int rows = std::min({left, sequence.work.chunk, parts_.max_rows - static_cast<int>(step_tokens_.size())});
       if (rows > 0 && grow(sequence, rows)) add_rows(sequence, rows);
     }

@@ -80,6 +80,7 @@ class Scheduler {
     // Of the step being composed.
     int rows = 0;
     int first_row = 0;
+    bool held = false;  // until its reader has caught up
     bool finished = false;
     Result<FinishReason> outcome = FinishReason::stop;
   };
@@ -87,6 +88,7 @@ class Scheduler {
 
   void run();
   bool wait_for_work();
+  void wake();
   void drop_cancelled();
   void admit();
   bool admit_one(SequencePtr& sequence);
@@ -113,6 +115,7 @@ class Scheduler {
   std::condition_variable wake_;
   std::vector<Work> incoming_;
   std::vector<std::function<void(KvCache&)>> calls_;
+  bool woken_ = false;  // a request may want more again
   bool stopping_ = false;
 
   // Engine thread only.
@@ -122,6 +125,7 @@ class Scheduler {
   std::vector<SequencePtr> running_;   // oldest first
   ProcessMemory::Use use_;             // while there is a sequence
   double token_seconds_ = 0;           // of a prompt token, lately
+  bool all_wait_ = false;              // for those who read their replies
   bool room_changed_ = true;           // something ended since admission last failed
   bool waits_for_others_ = false;      // nothing runs here, and other engines hold the memory that is wanted
   std::vector<TokenId> step_tokens_;

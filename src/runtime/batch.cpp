@@ -1,0 +1,194 @@
+#include "dalsegno/batch.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "runtime/continuation.hpp"
+#include "runtime/local_engine.hpp"
+
+namespace dalsegno {
+namespace {
+
+constexpr std::size_t kMostAhead = 16;
+
+class Member;
+
+// What the engine thread and the reader of a batch share.
+struct Inbox {
+  std::mutex mutex;
+  std::condition_variable changed;
+  // Guarded by mutex.
+  std::map<std::uint64_t, std::shared_ptr<Member>> members;
+  std::uint64_t next_uid = 0;
+};
+
+// One request of a batch.
+class Member final : public Request {
+ public:
+  Member(std::uint64_t uid, const BatchRequest& request, std::shared_ptr<Inbox> inbox, const LocalEngine& engine)
+      : uid_(uid),
+        inbox_(std::move(inbox)),
+        continuation_(request.prompt.size(), request.options, engine.vocabulary(), engine.kernels()) {
+    usage_.prompt_tokens = static_cast<int>(request.prompt.size());
+  }
+
+  void on_admitted(const Admission& admission) override {
+    usage_.reused_tokens = admission.reused;
+    reuse_ = admission.report();
+  }
+  void on_progress(int done, int /*total*/) override { usage_.prefilled_tokens = done - usage_.reused_tokens; }
+
+  Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {
+    Continuation::Next next = continuation_.next(position, logits, tokens);
+    usage_.reply_tokens += next.in_reply ? 1 : 0;
+    if (next.finish == FinishReason::error) return {Decision::Kind::finish, 0, FinishReason::error};
+    last_ = BatchResponse{.uid = uid_, .token = next.token, .logprob = next.logprob, .text = std::move(next.text)};
+    if (next.finish) return {Decision::Kind::finish, next.token, *next.finish};  // it is told with the end
+    tell(std::move(*last_));
+    last_.reset();
+    return {Decision::Kind::append, next.token, FinishReason::stop};
+  }
+
+  void on_finished(Result<FinishReason> outcome) override {
+    BatchResponse end = last_ ? std::move(*last_) : BatchResponse{.uid = uid_};
+    end.text += continuation_.rest();
+    end.finish_reason = outcome.ok() ? outcome.value() : FinishReason::error;
+    if (!outcome.ok()) end.error = std::move(outcome).error();
+    if (!end.error && end.finish_reason == FinishReason::error) {
+      end.error = Error{ErrorCode::invalid_argument, kProcessorFailed};
+    }
+    tell(std::move(end));
+  }
+
+  bool wants_more() override {
+    const std::lock_guard lock(inbox_->mutex);
+    return told_.size() < kMostAhead;
+  }
+
+  // Guarded by the inbox's mutex.
+  std::deque<BatchResponse>& told() { return told_; }
+
+ private:
+  void tell(BatchResponse response) {
+    response.usage = usage_;
+    response.reuse = reuse_;
+    {
+      const std::lock_guard lock(inbox_->mutex);
+      told_.push_back(std::move(response));
+    }
+    inbox_->changed.notify_all();
+  }
+
+  const std::uint64_t uid_;
+  const std::shared_ptr<Inbox> inbox_;
+
+  // Engine thread only.
+  Continuation continuation_;
+  Usage usage_;
+  Reuse reuse_;
+  std::optional<BatchResponse> last_;  // a token with which the request ends
+
+  std::deque<BatchResponse> told_;
+};
+
+}  // namespace
+
+struct BatchGenerator::Impl {
+  LocalEngine& engine;
+  const std::shared_ptr<Inbox> inbox = std::make_shared<Inbox>();
+};
+
+BatchGenerator::BatchGenerator(Engine& engine)
+    : impl_(std::make_unique<Impl>(Impl{dynamic_cast<LocalEngine&>(engine)})) {}
+
+BatchGenerator::~BatchGenerator() {
+  std::map<std::uint64_t, std::shared_ptr<Member>> left;
+  {
+    const std::lock_guard lock(impl_->inbox->mutex);
+    left.swap(impl_->inbox->members);
+  }
+  for (const auto& entry : left) entry.second->cancel();
+}
+
+Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchRequest> requests) {
+  for (const BatchRequest& request : requests) {
+    DALSEGNO_TRY(impl_->engine.check_prompt(request.prompt));
+    DALSEGNO_TRY(impl_->engine.check_options(request.options));
+  }
+  std::vector<std::uint64_t> uids;
+  std::vector<Work> work;
+  Inbox& inbox = *impl_->inbox;
+  {
+    const std::lock_guard lock(inbox.mutex);
+    std::set<std::uint64_t> wanted;
+    for (const BatchRequest& request : requests) {
+      if (!request.uid || (!inbox.members.contains(*request.uid) && wanted.insert(*request.uid).second)) continue;
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("uid {} is in use; take another, or wait for that request's end", *request.uid)};
+    }
+    for (BatchRequest& request : requests) {
+      while (!request.uid && (inbox.members.contains(inbox.next_uid) || wanted.contains(inbox.next_uid)))
+        ++inbox.next_uid;
+      const std::uint64_t uid = request.uid ? *request.uid : inbox.next_uid++;
+      const auto member = std::make_shared<Member>(uid, request, impl_->inbox, impl_->engine);
+      inbox.members.emplace(uid, member);
+      uids.push_back(uid);
+      const int last = static_cast<int>(request.prompt.size()) - 1;
+      const GenerateOptions& options = request.options;
+      work.push_back({member, std::move(request.prompt), last, options.chunk, options.reuse, options.salt});
+    }
+    // Within the lock: nobody may cancel what is not submitted yet.
+    impl_->engine.scheduler().submit(std::move(work));
+  }
+  return uids;
+}
+
+std::vector<BatchResponse> BatchGenerator::next() {
+  std::vector<BatchResponse> responses;
+  std::vector<std::shared_ptr<Member>> held;  // that the engine waits with, for this
+  {
+    Inbox& inbox = *impl_->inbox;
+    std::unique_lock lock(inbox.mutex);
+    inbox.changed.wait(lock, [&] {
+      return inbox.members.empty() ||
+             std::ranges::any_of(inbox.members, [](const auto& entry) { return !entry.second->told().empty(); });
+    });
+    for (auto at = inbox.members.begin(); at != inbox.members.end();) {
+      std::deque<BatchResponse>& told = at->second->told();
+      const bool was_full = told.size() >= kMostAhead;
+      if (!told.empty()) {
+        responses.push_back(std::move(told.front()));
+        told.pop_front();
+      }
+      if (was_full) held.push_back(at->second);
+      const bool ended = !responses.empty() && responses.back().uid == at->first && responses.back().finish_reason;
+      at = ended ? inbox.members.erase(at) : std::next(at);
+    }
+  }
+  for (const auto& member : held) member->resume();
+  return responses;
+}
+
+Result<void> BatchGenerator::remove(std::uint64_t uid) {
+  std::shared_ptr<Member> member;
+  {
+    const std::lock_guard lock(impl_->inbox->mutex);
+    const auto at = impl_->inbox->members.find(uid);
+    if (at == impl_->inbox->members.end()) {
+      return Error{ErrorCode::not_found, fmt::format("there is no request with uid {}; it may have ended", uid)};
+    }
+    member = at->second;
+    impl_->inbox->members.erase(at);
+  }
+  member->cancel();
+  impl_->inbox->changed.notify_all();
+  return {};
+}
+
+}  // namespace dalsegno

@@ -1,0 +1,254 @@
+#include "dalsegno/batch.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <limits>
+#include <map>
+#include <stdexcept>
+#include <thread>
+
+#include "runtime/test_engine.hpp"
+
+namespace dalsegno {
+namespace {
+
+using testing::check_cache;
+using testing::open_engine;
+using testing::random_tokens;
+
+struct Heard {
+  std::vector<TokenId> ids;
+  std::vector<double> logprobs;
+  std::string text;
+  std::optional<FinishReason> finish;
+  std::optional<Error> error;
+  Usage usage;
+};
+
+class Batch : public ::testing::Test {
+ protected:
+  BatchRequest request(int length, int max_tokens) {
+    BatchRequest made{.prompt = random_tokens(random_, length)};
+    made.options.max_tokens = max_tokens;
+    return made;
+  }
+  static void hear(const std::vector<BatchResponse>& responses, std::map<std::uint64_t, Heard>& heard) {
+    std::optional<std::uint64_t> before;
+    for (const BatchResponse& response : responses) {
+      EXPECT_TRUE(!before || *before < response.uid);
+      before = response.uid;
+      Heard& mine = heard[response.uid];
+      EXPECT_FALSE(mine.finish) << "something came after the end of " << response.uid;
+      if (response.token) mine.ids.push_back(*response.token);
+      mine.logprobs.push_back(response.logprob);
+      mine.text += response.text;
+      mine.finish = response.finish_reason;
+      mine.error = response.error;
+      mine.usage = response.usage;
+    }
+  }
+  static std::map<std::uint64_t, Heard> hear_all(BatchGenerator& batch) {
+    std::map<std::uint64_t, Heard> heard;
+    for (auto responses = batch.next(); !responses.empty(); responses = batch.next()) hear(responses, heard);
+    return heard;
+  }
+  // The same request alone, on an engine that has cached nothing.
+  Heard alone(const BatchRequest& request) {
+    engine_->reset_cache();
+    const auto reply = engine_->generate(request.prompt, request.options, {});
+    EXPECT_TRUE(reply.ok());
+    return {reply.value().ids, reply.value().logprobs, reply.value().text, reply.value().finish_reason, {}, {}};
+  }
+  void expect_same(const Heard& heard, const Heard& wanted) {
+    EXPECT_EQ(heard.finish, wanted.finish);
+    EXPECT_EQ(heard.text, wanted.text);
+    ASSERT_GE(heard.ids.size(), wanted.ids.size());
+    EXPECT_LE(heard.ids.size(), wanted.ids.size() + 1) << "but for an end-of-turn token";
+    EXPECT_TRUE(std::equal(wanted.ids.begin(), wanted.ids.end(), heard.ids.begin()));
+    ASSERT_GE(heard.logprobs.size(), wanted.logprobs.size());
+    EXPECT_TRUE(std::equal(wanted.logprobs.begin(), wanted.logprobs.end(), heard.logprobs.begin()));
+  }
+
+  std::mt19937 random_{23};
+  std::unique_ptr<LocalEngine> engine_ = open_engine();
+};
+
+TEST_F(Batch, EveryRequestGetsWhatItWouldGetAlone) {
+  std::vector<BatchRequest> requests;
+  for (int i = 0; i < 12; ++i) {
+    requests.push_back(request(3 + 17 * (i % 5), 5 + i));
+    GenerateOptions& options = requests.back().options;
+    options.sampling = {.temperature = i % 2 == 0 ? 0.0F : 1.5F, .seed = 5, .stream = static_cast<std::uint64_t>(i)};
+    options.logprobs = i % 3 == 0;
+  }
+  std::vector<Heard> wanted;
+  for (const BatchRequest& each : requests) wanted.push_back(alone(each));
+  for (const bool backwards : {false, true}) {
+    engine_->reset_cache();
+    BatchGenerator batch(*engine_);
+    auto order = requests;
+    for (std::size_t i = 0; i < order.size(); ++i) order[i].uid = i;
+    if (backwards) std::reverse(order.begin(), order.end());
+    ASSERT_TRUE(batch.insert(std::move(order)).ok());
+    const auto heard = hear_all(batch);
+    ASSERT_EQ(heard.size(), requests.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) expect_same(heard.at(i), wanted[i]);
+  }
+  check_cache(*engine_);
+}
+
+TEST_F(Batch, RequestsComeAndGoWhileOthersRun) {
+  const BatchRequest first = request(40, 60);
+  const BatchRequest second = request(20, 10);
+  const Heard wanted_first = alone(first);
+  const Heard wanted_second = alone(second);
+  BatchGenerator batch(*engine_);
+  const std::uint64_t a = batch.insert({first}).value().front();
+  std::map<std::uint64_t, Heard> heard;
+  for (int i = 0; i < 5; ++i) hear(batch.next(), heard);
+  const std::uint64_t b = batch.insert({second}).value().front();
+  const std::uint64_t dropped = batch.insert({request(50, 1000)}).value().front();
+  for (int i = 0; i < 3; ++i) hear(batch.next(), heard);
+  EXPECT_TRUE(batch.remove(dropped).ok());
+  EXPECT_EQ(batch.remove(dropped).error().code, ErrorCode::not_found);
+  heard.erase(dropped);
+  for (auto responses = batch.next(); !responses.empty(); responses = batch.next()) hear(responses, heard);
+  EXPECT_EQ(heard.size(), 2U) << "nothing comes of what was removed";
+  expect_same(heard[a], wanted_first);
+  expect_same(heard[b], wanted_second);
+}
+
+TEST_F(Batch, EachCallGivesOneResponseOfARequest) {
+  BatchGenerator batch(*engine_);
+  ASSERT_TRUE(batch.insert({request(10, 6), request(12, 6), request(14, 6)}).ok());
+  int calls = 0;
+  for (auto responses = batch.next(); !responses.empty(); responses = batch.next()) {
+    EXPECT_LE(responses.size(), 3U);
+    ++calls;
+  }
+  EXPECT_GE(calls, 1);
+  EXPECT_TRUE(batch.next().empty());
+}
+
+// A reader that does not come holds its own request up, not the others, and the engine sleeps meanwhile.
+TEST_F(Batch, ASlowReaderIsWaitedForAndHoldsNobodyUp) {
+  BatchGenerator batch(*engine_);
+  BatchRequest endless = request(10, 400);
+  int drawn = 0;
+  endless.options.logits_processor = [&drawn](std::span<const TokenId>, std::span<float> logits) {
+    ++drawn;
+    logits[7] = 100.0F;
+  };
+  ASSERT_TRUE(batch.insert({endless}).ok());
+  BatchRequest other = request(30, 50);
+  EXPECT_TRUE(engine_->generate(other.prompt, other.options, {}).ok());
+  int ahead = 0;
+  engine_->scheduler().on_engine_thread([&](KvCache&) { ahead = drawn; });
+  EXPECT_LE(ahead, 16);
+  const auto heard = hear_all(batch);
+  EXPECT_EQ(heard.at(0).ids, std::vector<TokenId>(400, 7));
+  EXPECT_EQ(heard.at(0).finish, FinishReason::length);
+}
+
+TEST_F(Batch, WhatARequestSharesWithOthersIsReused) {
+  engine_->reset_cache();
+  BatchGenerator batch(*engine_);
+  const BatchRequest one = request(100, 4);
+  std::vector<BatchRequest> requests(5, one);
+  ASSERT_TRUE(batch.insert(std::move(requests)).ok());
+  int prefilled = 0;
+  for (const auto& [uid, heard] : hear_all(batch)) {
+    EXPECT_EQ(heard.usage.reused_tokens + heard.usage.prefilled_tokens, 100);
+    prefilled += heard.usage.prefilled_tokens;
+  }
+  EXPECT_LE(prefilled, 100 + 4 * 16) << "once, and the last block of each";
+}
+
+TEST_F(Batch, WhatIsImpossibleIsSaidAndNothingEnters) {
+  BatchGenerator batch(*engine_);
+  EXPECT_EQ(batch.insert({request(4, 2), BatchRequest{}}).error().code, ErrorCode::invalid_argument);
+  BatchRequest twice = request(4, 2);
+  twice.uid = 9;
+  EXPECT_NE(batch.insert({twice, twice}).error().message.find("uid 9"), std::string::npos);
+  EXPECT_TRUE(batch.next().empty());
+  ASSERT_TRUE(batch.insert({twice}).ok());
+  EXPECT_FALSE(batch.insert({twice}).ok());
+  twice.uid.reset();
+  EXPECT_EQ(batch.insert({twice}).value().front(), 0U);
+  EXPECT_EQ(hear_all(batch).size(), 2U);
+  EXPECT_TRUE(batch.insert({twice}).ok()) << "an ended request leaves its uid";
+}
+
+TEST_F(Batch, AProcessorThatFailsEndsItsRequestAlone) {
+  BatchGenerator batch(*engine_);
+  BatchRequest throws = request(5, 20);
+  throws.options.logits_processor = [](std::span<const TokenId> tokens, std::span<float>) {
+    if (tokens.size() > 8) throw std::runtime_error("no more");
+  };
+  BatchRequest spoils = request(6, 20);
+  spoils.options.logits_processor = [](std::span<const TokenId>, std::span<float> logits) {
+    logits[0] = std::numeric_limits<float>::quiet_NaN();
+  };
+  const BatchRequest good = request(7, 12);
+  ASSERT_TRUE(batch.insert({throws, spoils, good}).ok());
+  auto heard = hear_all(batch);
+  EXPECT_EQ(heard[0].finish, FinishReason::error);
+  EXPECT_EQ(heard[0].ids.size(), 4U);
+  ASSERT_TRUE(heard[0].error);
+  EXPECT_EQ(heard[1].finish, FinishReason::error);
+  EXPECT_NE(heard[2].finish, FinishReason::error);
+  EXPECT_EQ(engine_->generate(throws.prompt, throws.options, {}).error().code, ErrorCode::invalid_argument);
+}
+
+TEST_F(Batch, AProcessorSeesTheTokensSoFar) {
+  BatchRequest counts = request(5, 6);
+  const auto prompt = counts.prompt;
+  counts.options.logits_processor = [&](std::span<const TokenId> tokens, std::span<float> logits) {
+    EXPECT_TRUE(std::equal(prompt.begin(), prompt.end(), tokens.begin()));
+    logits[tokens.size()] = 1000.0F;
+  };
+  const auto reply = engine_->generate(counts.prompt, counts.options, {});
+  EXPECT_EQ(reply.value().ids, (std::vector<TokenId>{5, 6, 7, 8, 9, 10}));
+}
+
+TEST_F(Batch, DroppingABatchEndsItsRequests) {
+  {
+    BatchGenerator batch(*engine_);
+    ASSERT_TRUE(batch.insert({request(10, 1000), request(200, 1000)}).ok());
+    EXPECT_FALSE(batch.next().empty());
+  }
+  const BatchRequest after = request(8, 3);
+  EXPECT_TRUE(engine_->generate(after.prompt, after.options, {}).ok());
+  check_cache(*engine_);
+}
+
+TEST_F(Batch, ManyComeAndGoAtRandomFromTwoThreads) {
+  BatchGenerator batch(*engine_);
+  std::thread inserter([&] {
+    std::mt19937 random(5);
+    for (int i = 0; i < 60; ++i) {
+      BatchRequest made{.prompt = random_tokens(random, 1 + static_cast<int>(random() % 60))};
+      made.options.max_tokens = 1 + static_cast<int>(random() % 20);
+      const auto uids = batch.insert({made});
+      ASSERT_TRUE(uids.ok());
+      if (random() % 4 == 0) (void)batch.remove(uids.value().front());
+    }
+  });
+  std::map<std::uint64_t, int> ends;
+  const auto read = [&] {
+    const auto responses = batch.next();
+    for (const BatchResponse& response : responses) ends[response.uid] += response.finish_reason ? 1 : 0;
+    return !responses.empty();
+  };
+  for (int i = 0; i < 100; ++i) read();
+  inserter.join();
+  while (read()) {
+  }
+  for (const auto& [uid, count] : ends) EXPECT_LE(count, 1) << uid;
+  EXPECT_GT(ends.size(), 20U);
+  check_cache(*engine_);
+}
+
+}  // namespace
+}  // namespace dalsegno
