@@ -26,6 +26,7 @@ struct EngineOptions {
   // Negative: one in 256, in debug builds one in 8; 0: none.
   double audit_share = -1;
   // affects performance
+  double step_ms = 50;             // how long a step that continues replies may work on prompts beside them
   int threads = 0;                 // 0: one per core
   std::string eviction = "value";  // which cached blocks make room for others, or "lru"; see docs/memory.md
 };

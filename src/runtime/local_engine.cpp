@@ -68,6 +68,9 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
     return Error{ErrorCode::invalid_argument,
                  fmt::format("activations of {} bits are not possible; choose 8 or 16", options.activation_bits)};
   }
+  if (!(options.step_ms >= 0)) {
+    return Error{ErrorCode::invalid_argument, fmt::format("steps of {} ms are not possible", options.step_ms)};
+  }
   DALSEGNO_ASSIGN(kernels, chosen_kernels());
   DALSEGNO_ASSIGN(memory, ProcessMemory::join(options.memory));
   const ProcessMemory::Use loading = memory->use();
@@ -150,8 +153,9 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   key.kv = kv;
   key.numerics_version = kNumericsVersion;
   const double audit_share = options.audit_share < 0 ? kAuditShare : options.audit_share;
-  scheduler_ = std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key,
-                                                            limits.rows, context_, memory_.get(), this, audit_share});
+  scheduler_ =
+      std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows,
+                                                   context_, memory_.get(), this, audit_share, options.step_ms / 1e3});
   memory_->add(this, [this](const ProcessMemory::Cut& asked) { cut(asked); });
   return {};
 }

@@ -14,6 +14,9 @@ namespace {
 constexpr std::size_t kMaxRunning = 256;
 // Steps of at least this many rows say what a prompt token takes; each counts for a quarter of the mean.
 constexpr int kMeasuredRows = 64;
+// However long a prompt token takes, this many go into a step beside tokens of replies: a block, so that prompts get
+// on.
+constexpr int kLeastChunk = 16;
 constexpr double kNewest = 0.25;
 // An engine is idle when nothing came for so long: only then, and once per pause, a block is audited.
 constexpr std::chrono::milliseconds kIdle{20};
@@ -303,6 +306,11 @@ void Scheduler::step() {
 
 void Scheduler::measure(double seconds) {
   const int rows = static_cast<int>(step_tokens_.size());
+  if (reply_rows_ > 0 && rows - reply_rows_ >= kLeastChunk) {
+    // The whole step by its chunk: the chunk settles where the step, replies included, takes what it may.
+    const double each = seconds / (rows - reply_rows_);
+    chunk_token_seconds_ += (chunk_token_seconds_ > 0 ? kNewest : 1) * (each - chunk_token_seconds_);
+  }
   if (rows < kMeasuredRows) return;
   const double each = seconds / rows;
   token_seconds_ += (token_seconds_ > 0 ? kNewest : 1) * (each - token_seconds_);
@@ -319,7 +327,10 @@ void Scheduler::compose() {
     sequence->rows = 0;
     sequence->held = false;
   }
+  int room = parts_.max_rows;
   for (const bool decoding : {true, false}) {
+    if (!decoding) reply_rows_ = static_cast<int>(step_tokens_.size());
+    if (!decoding && reply_rows_ > 0) room = std::min(room, reply_rows_ + beside_replies());
     // By index: grow() may remove sequences behind the present one, never before it.
     // NOLINTNEXTLINE(modernize-loop-convert)
     for (std::size_t i = 0; i < running_.size(); ++i) {
@@ -328,7 +339,7 @@ void Scheduler::compose() {
       if (sequence.finished || sequence.rows > 0 || (left == 1) != decoding) continue;
       sequence.held = decoding && !sequence.work.request->wants_more();
       if (sequence.held) continue;
-      const int rows = std::min({left, sequence.work.chunk, parts_.max_rows - static_cast<int>(step_tokens_.size())});
+      const int rows = std::min({left, sequence.work.chunk, room - static_cast<int>(step_tokens_.size())});
       if (rows > 0 && grow(sequence, rows)) add_rows(sequence, rows);
     }
   }
@@ -336,6 +347,13 @@ void Scheduler::compose() {
     step_sequences_.push_back(
         {parts_.cache->view(sequence->table), sequence->first_row, sequence->rows, sequence->table.tokens()});
   }
+}
+
+// How many prompt tokens go into a step with tokens of replies.
+int Scheduler::beside_replies() const {
+  const double each = chunk_token_seconds_ > 0 ? chunk_token_seconds_ : token_seconds_;
+  if (each <= 0) return kMeasuredRows;  // a first step, to learn what one takes
+  return std::max(kLeastChunk, static_cast<int>(std::min(parts_.step_seconds / each, double{1 << 20})));
 }
 
 // Makes room for `rows` more tokens, if need be by preempting younger sequences that are not yet

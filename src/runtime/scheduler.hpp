@@ -36,6 +36,8 @@ struct Work {
 // and later resumes with the same bits. One that is alone waits for other engines to give up what they cache or run,
 // holding nothing itself; if even all of that were too little, it ends: with an error before its first token, then
 // with `length`.
+// While replies are under way, a step takes no more of the waiting prompts than about step_seconds' worth, by what such
+// steps took lately, but a block at least.
 // Single flight: a request whose next missing blocks a running one of the same namespace is going to compute stands
 // aside until they are there, or that one has ended; then it is admitted like any other, so that another takes over.
 // Threads: submit() and on_engine_thread() from any; everything else is the engine thread's.
@@ -51,6 +53,7 @@ class Scheduler {
     ProcessMemory* memory = nullptr;
     const void* holder = nullptr;  // by which `memory` knows this engine
     double audit_share = 0;        // see SelfAudit
+    double step_seconds = 0.05;    // that chunks of prompts may add to a step with tokens of replies
   };
   explicit Scheduler(Parts parts);
   ~Scheduler();  // cancels what is left
@@ -98,6 +101,7 @@ class Scheduler {
   void measure(double seconds);
   void step();
   void compose();
+  [[nodiscard]] int beside_replies() const;
   bool grow(Sequence& sequence, int rows);
   bool may_wait_for_others(int tokens, int rows);
   void give_up(Sequence& sequence, Error why);
@@ -125,6 +129,8 @@ class Scheduler {
   std::vector<SequencePtr> running_;   // oldest first
   ProcessMemory::Use use_;             // while there is a sequence
   double token_seconds_ = 0;           // of a prompt token, lately
+  double chunk_token_seconds_ = 0;     // the same in steps that continue replies as well, which it is charged with
+  int reply_rows_ = 0;                 // of the step being composed: next tokens of replies
   bool all_wait_ = false;              // for those who read their replies
   bool room_changed_ = true;           // something ended since admission last failed
   bool waits_for_others_ = false;      // nothing runs here, and other engines hold the memory that is wanted

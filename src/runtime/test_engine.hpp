@@ -27,6 +27,7 @@ struct TestEngineOptions {
   int context = 0;
   std::uint64_t memory_bytes = 256ULL << 20;
   std::uint64_t idle_bytes = 0;
+  double step_ms = 50;
 };
 
 inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options = {}) {
@@ -35,6 +36,7 @@ inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options
   engine.kv = options.kv;
   engine.activation_bits = options.activation_bits;
   engine.threads = options.threads;
+  engine.step_ms = options.step_ms;
   engine.context = options.context;
   engine.memory = {.bytes = options.memory_bytes, .idle_bytes = options.idle_bytes};
   auto opened = LocalEngine::open(engine);
