@@ -55,6 +55,9 @@ TEST(Baseline, TheLogitsOfTheTinyModelsHaveTheBitsOfThisNumericsVersion) {
                      {"kv 8", hash(model, {.format = KvFormat::q8}, 8)},
                      {"kv 4", hash(model, {.format = KvFormat::q4}, 8)},
                      {"kv 4, group 32", hash(model, {.format = KvFormat::q4, .group_size = 32}, 8)},
+                     {"kv 8, start 20", hash(model, {.format = KvFormat::q8, .start = 20}, 8)},
+                     {"kv 4, start 32, max kv 50, keep 5",
+                      hash(model, {.format = KvFormat::q4, .start = 32, .max_size = 50, .keep = 5}, 8)},
                      {"max kv 50, keep 5", hash(model, {.max_size = 50, .keep = 5}, 8)}};
   }
   const boost::json::value now = {{"numerics_version", kNumericsVersion}, {"logits_sha256", hashes}};

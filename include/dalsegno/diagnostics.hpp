@@ -102,7 +102,8 @@ struct InspectReport {
   int sliding_window = 0;   // tokens that windowed layers look back
   int windowed_layers = 0;  // how many those are
   std::vector<TensorTypeCount> tensor_types;
-  std::uint64_t kv_bytes_per_token = 0;   // in the KV format asked about
+  std::uint64_t kv_bytes_per_token = 0;   // in the KV format asked about, from kv_start on
+  int kv_start = 0;                       // of codes, as rounded up: bf16 before
   int at_context = 0;                     // the context length asked about
   std::uint64_t packed_weight_bytes = 0;  // weights in memory once repacked; 0 if not runnable
   std::uint64_t memory_at_context = 0;    // weights + K/V + work buffers; 0 if not runnable

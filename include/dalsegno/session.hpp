@@ -35,6 +35,12 @@ class Session {
   // Replaces the transcript. Messages equal to the present ones at the same place keep their ids;
   // reuse falls back to the true common prefix.
   void set_transcript(std::vector<Message> messages);
+  // Drops the last `tokens` tokens of the last prompt and its reply. A reply is cut at the token, or before it where
+  // its text would end within a character; other messages go as a whole, and with them what precedes a reply's first
+  // token. Says how many tokens are left (prompt_tokens) and what of them is cached. With sliding layers or
+  // KvOptions::max_size that may have to be resumed from further back (reuse.stopped: window), which the next turn then
+  // computes again. Errors: invalid_argument (a negative number; the session is answering).
+  Result<Explanation> trim(int tokens, const std::string& salt = {});
 
  private:
   struct Impl;

@@ -18,6 +18,7 @@ enum class KvFormat : std::uint8_t { bf16, f32, q8, q4 };
 struct KvOptions {
   KvFormat format = KvFormat::bf16;
   int group_size = 64;  // of 8 and 4 bits: how many values of a token's head share a scale; 32, 64 or 128
+  int start = 0;        // of 8 and 4 bits: tokens before are kept as bf16; rounded up to a whole block of 16 tokens
   // A token attends to the first `keep` tokens and to the last max_size - keep, itself included. 0: to all.
   int max_size = 0;
   int keep = 0;

@@ -60,7 +60,8 @@ std::uint64_t BlockPool::pages_per_extent(const BlockPoolOptions& options) {
 // Two pages of the system: at most two extents end within one, the last and one that the budget cut short.
 std::uint64_t BlockPool::bookkeeping_bytes(const BlockPoolOptions& options) {
   const std::uint64_t extents = round_up(options.max_pages, pages_per_extent(options)) / pages_per_extent(options);
-  return options.max_pages * 2 * sizeof(std::uint32_t) + extents * sizeof(Extent) + 2 * system_page();
+  return (std::uint64_t{options.max_pages} + options.max_empty) * 2 * sizeof(std::uint32_t) + extents * sizeof(Extent) +
+         2 * system_page();
 }
 
 Result<std::unique_ptr<BlockPool>> BlockPool::create(const BlockPoolOptions& options) {
@@ -94,6 +95,7 @@ BlockPool::BlockPool(const BlockPoolOptions& options, std::uint32_t pages_per_ex
                      std::unique_ptr<std::byte, Unmap> base)
     : stride_(stride_of(options.page_bytes)),
       limit_(options.max_pages),
+      empty_limit_(options.max_empty),
       pages_per_extent_(pages_per_extent),
       budget_(options.budget),
       bookkeeping_(std::move(bookkeeping)),
@@ -101,6 +103,8 @@ BlockPool::BlockPool(const BlockPoolOptions& options, std::uint32_t pages_per_ex
       extents_((limit_ + std::uint64_t{pages_per_extent} - 1) / pages_per_extent) {
   references_.reserve(limit_);
   next_.reserve(limit_);
+  empty_references_.reserve(empty_limit_);
+  empty_free_.reserve(empty_limit_);
 }
 
 std::uint32_t BlockPool::capacity_of(std::uint32_t extent) const {
@@ -116,7 +120,21 @@ std::byte* BlockPool::address(PageId page) const {
   return base_.get() + std::uint64_t{index(page)} * stride_;
 }
 
+std::optional<PageId> BlockPool::allocate_empty() {
+  if (empty_used_ == empty_limit_) return std::nullopt;
+  if (empty_free_.empty()) {
+    empty_free_.push_back(static_cast<std::uint32_t>(empty_references_.size()));
+    empty_references_.push_back(0);
+  }
+  const std::uint32_t at = empty_free_.back();
+  empty_free_.pop_back();
+  empty_references_[at] = 1;
+  ++empty_used_;
+  return PageId{limit_ + at};
+}
+
 std::optional<PageId> BlockPool::allocate(int count) {
+  if (count == 0) return allocate_empty();
   std::uint32_t first = kNone;
   for (; count > 0; --count) {
     const std::optional<std::uint32_t> page = allocate_page();
@@ -195,12 +213,25 @@ bool BlockPool::touch_ahead(std::uint32_t number) {
 }
 
 void BlockPool::retain(PageId page) {
+  if (is_empty(page)) {
+    assert(references(page) > 0);
+    ++empty_references_[index(page) - limit_];
+    return;
+  }
   assert(references_[index(page)] > 0 && references_[index(page)] != kChained);
   ++references_[index(page)];
 }
 
 std::uint32_t BlockPool::release(PageId page) {
   const std::uint32_t at = index(page);
+  if (is_empty(page)) {
+    assert(references(page) > 0);
+    const std::uint32_t left = --empty_references_[at - limit_];
+    if (left > 0) return left;
+    empty_free_.push_back(at - limit_);
+    --empty_used_;
+    return 0;
+  }
   assert(references_[at] > 0 && references_[at] != kChained);
   if (--references_[at] > 0) return references_[at];
   for (std::uint32_t member = at; member != kNone;) {
@@ -246,11 +277,21 @@ void BlockPool::give_back(std::uint32_t number) {
   extent = Extent{};
 }
 
+std::string BlockPool::check_empty() const {
+  const auto lent = std::ranges::count_if(empty_references_, [](std::uint32_t references) { return references > 0; });
+  if (static_cast<std::uint32_t>(lent) != empty_used_ || empty_used_ > empty_limit_ ||
+      empty_used_ + empty_free_.size() != empty_references_.size()) {
+    return "chains of no pages are lost";
+  }
+  return {};
+}
+
 std::string BlockPool::check_invariants() const {
+  if (std::string violation = check_empty(); !violation.empty()) return violation;
   std::uint64_t used = 0;
   std::uint64_t committed = 0;
   std::uint64_t in_chains = 0;
-  for (std::uint32_t page = 0; page < ids_end(); ++page) {
+  for (std::uint32_t page = 0; page < pages_end(); ++page) {
     if (references_[page] == 0 || references_[page] == kChained) continue;
     ++in_chains;
     for (std::uint32_t at = next_[page]; at != kNone && in_chains <= used_; at = next_[at], ++in_chains) {
@@ -270,7 +311,7 @@ std::string BlockPool::check_invariants() const {
       return fmt::format("extent {} has lent, touched or committed more pages than it has", number);
     }
     std::uint32_t lent = 0;
-    for (std::uint32_t at = 0; at < capacity_of(number) && first + at < ids_end(); ++at) {
+    for (std::uint32_t at = 0; at < capacity_of(number) && first + at < pages_end(); ++at) {
       if (references_[first + at] == 0) continue;
       ++lent;
       if (at >= extent.fresh) return fmt::format("page {} has references but was never lent", first + at);

@@ -39,6 +39,40 @@ class BlockPoolTest : public testing::Test {
   std::uint64_t bookkeeping_ = 0;
 };
 
+TEST_F(BlockPoolTest, AChainOfNoPagesIsAnIdWithReferencesAlone) {
+  MemoryBudget budget(1 << 20);
+  auto made = BlockPool::create(
+      {.page_bytes = kPage, .max_pages = 4, .max_empty = 3, .budget = &budget, .extent_bytes = kExtent});
+  ASSERT_TRUE(made.ok());
+  BlockPool& pool = **made;
+  std::set<PageId> empty;
+  for (int i = 0; i < 3; ++i) {
+    const auto chain = pool.allocate(0);
+    ASSERT_TRUE(chain.has_value());
+    EXPECT_TRUE(pool.is_empty(*chain));
+    EXPECT_EQ(pool.next(*chain), kNoPage);
+    empty.insert(*chain);
+  }
+  EXPECT_EQ(empty.size(), 3U);
+  EXPECT_EQ(pool.allocate(0), std::nullopt);
+  EXPECT_EQ(pool.empty_available(), 0U);
+  EXPECT_EQ(pool.used(), 0U);
+  EXPECT_EQ(budget.used(MemoryKind::kv), 0U);
+  EXPECT_EQ(pool.check_invariants(), "");
+  const PageId shared = *empty.begin();
+  pool.retain(shared);
+  EXPECT_EQ(pool.release(shared), 1U);
+  EXPECT_EQ(pool.release(shared), 0U);
+  EXPECT_EQ(pool.allocate(0), shared);
+  EXPECT_EQ(pool.check_invariants(), "");
+  for (const PageId chain : empty) pool.release(chain);
+  EXPECT_EQ(pool.empty_available(), 3U);
+  const auto page = pool.allocate();
+  ASSERT_TRUE(page.has_value());
+  EXPECT_FALSE(pool.is_empty(*page));
+  EXPECT_EQ(pool.check_invariants(), "");
+}
+
 TEST_F(BlockPoolTest, TakesNothingForPagesUntilTheFirstIsWanted) {
   make(1000);
   EXPECT_EQ(budget_->used(MemoryKind::kv), 0U);

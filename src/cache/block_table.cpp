@@ -33,7 +33,7 @@ int BlockTable::tokens() const {
 }
 int BlockTable::capacity() const {
   if (state_ == nullptr) return 0;
-  const bool windows = state_->cache != nullptr && state_->cache->layout().window_slices() > 0;
+  const bool windows = state_->cache != nullptr && state_->cache->layout().slides();
   return windows ? std::min(state_->capacity, state_->window_capacity) : state_->capacity;
 }
 int BlockTable::blocks() const {

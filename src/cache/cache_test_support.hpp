@@ -75,7 +75,9 @@ inline std::uint16_t code(std::uint64_t truth, int slice, int e) {
 }
 
 inline void write(const KvView& view, int position, std::uint64_t truth) {
-  for (int slice = 0; slice < view.layout->slices; ++slice) {
+  const int block = position / kBlockTokens;
+  const int first = view.layout->first_slice(block);
+  for (int slice = first; slice < first + view.layout->pages_in(block); ++slice) {
     for (int e = 0; e < 2 * kLayout.head_dim; ++e) {
       const std::uint16_t value = code(truth, slice, e);
       std::memcpy(element(view, slice, position, e), &value, sizeof value);
@@ -98,7 +100,10 @@ inline int first_wrong(const KvView& view, std::string_view salt, std::span<cons
   const auto expected = truths(salt, tokens);
   for (std::size_t p = 0; p < expected.size(); ++p) {
     const bool seen = static_cast<int>(p) >= view.layout->first_seen(static_cast<int>(tokens.size()));
-    for (int slice = 0; slice < (seen ? view.layout->slices : view.layout->full_slices); ++slice) {
+    const int block = static_cast<int>(p) / kBlockTokens;
+    const int first = view.layout->first_slice(block);
+    const int count = seen ? view.layout->pages_in(block) : view.layout->full_pages(block);
+    for (int slice = first; slice < first + count; ++slice) {
       if (!holds(view, slice, static_cast<int>(p), expected[p])) return static_cast<int>(p);
     }
   }

@@ -31,13 +31,13 @@ int Checkpoints::resumable(const PrefixIndex::Match& match) const {
   int run = 0;  // the first of the blocks up to this one that have window pages without a gap
   int best = 0;
   for (int block = 0; block < blocks; ++block) {
-    if (match.blocks[static_cast<std::size_t>(block)]->window == kNoPage) {
+    if (lacks(*match.blocks[static_cast<std::size_t>(block)])) {
       run = block + 1;
     } else if (const int end = (block + 1) * kBlockTokens; first_block(end) >= run) {
       best = end;
     }
   }
-  if (match.partial_tokens > 0 && match.partial->window != kNoPage && first_block(match.tokens()) >= run) {
+  if (match.partial_tokens > 0 && !lacks(*match.partial) && first_block(match.tokens()) >= run) {
     best = match.tokens();
   }
   return best;
@@ -49,13 +49,14 @@ int Checkpoints::resumable(const IndexNode& node, int tokens) const {
   while (at->depth > (tokens + kBlockTokens - 1) / kBlockTokens) at = at->parent;
   for (int end = tokens; end > 0; at = at->parent) {
     if (at->depth <= first_block(end)) return end;
-    if (at->window == kNoPage) end = (at->depth - 1) * kBlockTokens;
+    if (lacks(*at)) end = (at->depth - 1) * kBlockTokens;
   }
   return 0;
 }
 
 void Checkpoints::give(IndexNode& node, PageId page) {
   assert(node.window == kNoPage);
+  if (page == kNoPage) return;
   pool_.retain(page);
   index_.set_window(node, page);
   ++windows_;
@@ -69,15 +70,18 @@ void Checkpoints::drop_window(IndexNode& node) {
 }
 
 void Checkpoints::retain(PageId page) {
-  if (pool_.references(page) == 1 && index_.node_of(page) != nullptr) --evictable_;
+  if (page == kNoPage) return;
+  const IndexNode* node = index_.node_of(page);
+  if (pool_.references(page) == 1 && node != nullptr) evictable_ -= static_cast<std::uint64_t>(pages_of(*node));
   pool_.retain(page);
 }
 
 void Checkpoints::release(PageId page) {
+  if (page == kNoPage) return;
   IndexNode* node = index_.node_of(page);
   if (pool_.release(page) != 1 || node == nullptr) return;
   if (node->cover > 0) {
-    ++evictable_;
+    evictable_ += static_cast<std::uint64_t>(pages_of(*node));
   } else {
     drop_window(*node);
   }
@@ -91,7 +95,7 @@ void Checkpoints::mark(IndexNode& node, bool is_end) {
   }
   const int first = first_covered(node);
   for (const IndexNode* at = &node; at->depth > first; at = at->parent) {
-    if (at->window == kNoPage) return;
+    if (lacks(*at)) return;
   }
   for (IndexNode* at = &node; at->depth > first; at = at->parent) ++at->cover;
   node.is_end = is_end;
@@ -107,8 +111,8 @@ void Checkpoints::mark_fork(IndexNode& node) {
 
 void Checkpoints::uncover(IndexNode& node) {
   assert(node.cover > 0);
-  if (--node.cover > 0 || pool_.references(node.window) > 1) return;
-  --evictable_;
+  if (--node.cover > 0 || node.window == kNoPage || pool_.references(node.window) > 1) return;
+  evictable_ -= static_cast<std::uint64_t>(pages_of(node));
   drop_window(node);
 }
 
@@ -152,14 +156,14 @@ bool Checkpoints::hand_over(IndexNode& node) {
   if (marked) marks_.erase(marks_.iterator_to(node));
   node.cover = 0;
   if (node.window != kNoPage) {
-    if (pool_.references(node.window) == 1) --evictable_;
+    if (pool_.references(node.window) == 1) evictable_ -= static_cast<std::uint64_t>(pages_of(node));
     drop_window(node);
   }
   return marked;
 }
 
 void Checkpoints::take_over(IndexNode& node) {
-  assert(node.window != kNoPage && !node.MarkHook::is_linked());
+  assert(!lacks(node) && !node.MarkHook::is_linked());
   ++node.cover;
   node.is_end = true;
   node.is_fork = false;
@@ -176,8 +180,8 @@ std::string Checkpoints::check_invariants() const {
   for (const IndexNode& node : marks_) {
     const int first = first_covered(node);
     for (const IndexNode* at = &node; at->depth > first; at = at->parent) {
-      if (at->window == kNoPage) return "a checkpoint lacks a window page";
-      ++cover[static_cast<std::size_t>(at->window)];
+      if (lacks(*at)) return "a checkpoint lacks a window page";
+      if (at->window != kNoPage) ++cover[static_cast<std::size_t>(at->window)];
     }
   }
   std::uint64_t windows = 0;
@@ -190,7 +194,8 @@ std::string Checkpoints::check_invariants() const {
       return fmt::format("{} checkpoints cover a block, not {}", cover[page], node->cover);
     if (pool_.references(PageId{page}) > 1) continue;
     if (node->cover == 0) return "a window page is kept that no checkpoint covers";
-    ++evictable;
+    if (pages_of(*node) == 0) return "a block of the sink has a window page";
+    evictable += static_cast<std::uint64_t>(pages_of(*node));
   }
   if (windows != windows_ || evictable != evictable_) {
     return fmt::format("{} window pages, {} of them evictable, not {} and {}", windows, evictable, windows_,

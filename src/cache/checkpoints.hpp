@@ -30,7 +30,9 @@ class Checkpoints {
   Checkpoints(const Checkpoints&) = delete;
   Checkpoints& operator=(const Checkpoints&) = delete;
 
-  [[nodiscard]] bool needed() const { return layout_.window_slices() > 0; }
+  [[nodiscard]] bool needed() const { return layout_.slides(); }
+  // A page of the block's window layers is missing.
+  [[nodiscard]] bool lacks(const IndexNode& node) const { return node.window == kNoPage && pages_of(node) > 0; }
   // The first block that a sequence of `tokens` tokens needs to go on.
   [[nodiscard]] int first_block(int tokens) const { return layout_.first_seen(tokens) / kBlockTokens; }
   // The most tokens of a match from which a sequence can go on.
@@ -38,9 +40,9 @@ class Checkpoints {
   // The same for the first `tokens` of those that lead to `node`, the last block or partial block of them.
   [[nodiscard]] int resumable(const IndexNode& node, int tokens) const;
 
-  // The block has this window page from now on. Requires: it has none.
+  // The block has this window page from now on; kNoPage: it is of the sink. Requires: it has none.
   void give(IndexNode& node, PageId page);
-  // A table's references to window pages, whether the index has them or not.
+  // A table's references to window pages, whether the index has them or not. Without effect on kNoPage.
   void retain(PageId page);
   void release(PageId page);
 
@@ -61,7 +63,7 @@ class Checkpoints {
 
   // The checkpoint used longest ago, or nullptr.
   [[nodiscard]] IndexNode* oldest();
-  // Window pages that no table holds, in blocks: giving up checkpoints frees all of them.
+  // Window pages that no table holds: giving up checkpoints frees all of them.
   [[nodiscard]] std::uint64_t evictable() const { return evictable_; }
   [[nodiscard]] std::uint64_t count() const { return marks_.size(); }
   // Blocks of the index that have a window page.
@@ -73,6 +75,7 @@ class Checkpoints {
   [[nodiscard]] int first_covered(const IndexNode& node) const {
     return first_block((node.depth - 1) * kBlockTokens + 1);
   }
+  [[nodiscard]] int pages_of(const IndexNode& node) const { return layout_.window_pages(node.depth - 1); }
   void uncover(IndexNode& node);
   void drop_window(IndexNode& node);
 
@@ -80,8 +83,8 @@ class Checkpoints {
   BlockPool& pool_;
   PrefixIndex& index_;
   NodesByMark marks_;
-  std::uint64_t evictable_ = 0;
-  std::uint64_t windows_ = 0;
+  std::uint64_t evictable_ = 0;  // pages
+  std::uint64_t windows_ = 0;    // blocks
 };
 
 }  // namespace dalsegno

@@ -23,10 +23,20 @@ bool is_possible(const KvLayout& layout) {
   return in_range(layout.layers) && in_range(layout.kv_heads) && in_range(layout.head_dim);
 }
 
+// Blocks of which the index keeps no pages, where every layer has a window: enough for two sequences, and as many as
+// there are pages or take a hundredth of what the pages do.
+std::uint32_t most_empty(const KvCacheOptions& options, std::uint32_t pages) {
+  if (!options.layout.slides() || options.layout.full_pages(options.layout.sink_blocks) > 0) return 0;
+  const std::uint64_t sequences = 2 * (static_cast<std::uint64_t>(options.most_tokens) / kBlockTokens + 1);
+  const std::uint64_t hundredth = pages * std::uint64_t{options.layout.page_bytes()} / 100 / PrefixIndex::block_bytes();
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(sequences + std::max<std::uint64_t>(pages, hundredth), kMostPages));
+}
+
 // What a cache of `pool.max_pages` pages takes from the budget in all.
 std::uint64_t bytes_in_all(const BlockPoolOptions& pool, std::uint32_t ghosts) {
   return pool.max_pages * std::uint64_t{BlockPool::stride_of(pool.page_bytes)} + BlockPool::bookkeeping_bytes(pool) +
-         PrefixIndex::bytes_for(pool.max_pages, ghosts);
+         PrefixIndex::bytes_for(pool.max_pages + pool.max_empty, ghosts);
 }
 
 // The most pages that fit max_bytes and what the budget has left.
@@ -36,6 +46,7 @@ std::uint32_t most_pages(BlockPoolOptions pool, const KvCacheOptions& options) {
   auto too_many = static_cast<std::uint32_t>(std::min<std::uint64_t>(by_bytes, kMostPages)) + 1;
   while (too_many - fits > 1) {
     pool.max_pages = fits + (too_many - fits) / 2;
+    pool.max_empty = most_empty(options, pool.max_pages);
     const std::uint32_t ghosts = std::min(options.max_ghosts, pool.max_pages);
     (bytes_in_all(pool, ghosts) <= options.budget->free_bytes() ? fits : too_many) = pool.max_pages;
   }
@@ -50,10 +61,12 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const KvCacheOptions& options) 
   }
   BlockPoolOptions pool_options{.page_bytes = options.layout.page_bytes(),
                                 .max_pages = 0,
+                                .max_empty = 0,
                                 .budget = options.budget,
                                 .extent_bytes = options.extent_bytes};
   pool_options.max_pages = most_pages(pool_options, options);
-  if (pool_options.max_pages < static_cast<std::uint32_t>(options.layout.slices)) {
+  pool_options.max_empty = most_empty(options, pool_options.max_pages);
+  if (pool_options.max_pages < static_cast<std::uint32_t>(options.layout.most_pages_in_block())) {
     return Error{ErrorCode::exhausted,
                  fmt::format("no room for K/V: a block of {} tokens takes {}, but only {} of the memory budget of {} "
                              "are free; raise --memory",
@@ -64,9 +77,10 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const KvCacheOptions& options) 
   const std::uint32_t ghosts = std::min(options.max_ghosts, pool_options.max_pages);
   DALSEGNO_ASSIGN(policy, find_eviction_policy(options.eviction));
   DALSEGNO_ASSIGN(pool, BlockPool::create(pool_options));
-  DALSEGNO_ASSIGN(reserved,
-                  options.budget->reserve(MemoryKind::index, PrefixIndex::bytes_for(pool_options.max_pages, ghosts),
-                                          "the prefix index"));
+  DALSEGNO_ASSIGN(
+      reserved, options.budget->reserve(MemoryKind::index,
+                                        PrefixIndex::bytes_for(pool_options.max_pages + pool_options.max_empty, ghosts),
+                                        "the prefix index"));
   auto impl =
       std::make_unique<Impl>(options.layout, std::move(pool), ghosts, *options.budget, std::move(reserved), *policy);
   return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
@@ -91,8 +105,7 @@ void KvCache::Impl::release(PageId page, bool child_held) {
 }
 
 std::uint64_t KvCache::Impl::evictable() const {
-  return index.evictable() * static_cast<std::uint64_t>(layout.full_slices) +
-         checkpoints.evictable() * static_cast<std::uint64_t>(layout.window_slices());
+  return index.evictable_pages() + checkpoints.evictable();
 }
 
 // What the policy puts first. A checkpoint was made or resumed from before the sequence below it ended, so those of a
@@ -117,32 +130,61 @@ void KvCache::Impl::remove_leaf(IndexNode& leaf, PrefixIndex::Remember remember)
   pool->release(index.remove(leaf, remember));
 }
 
-bool KvCache::Impl::allocate(std::size_t count, int slices, std::vector<PageId>& pages) {
-  pages.reserve(count);
-  while (pages.size() < count) {
-    if (const auto page = pool->allocate(slices)) {
-      pages.push_back(*page);
-    } else if (!evict_one()) {
-      return false;
-    }
+bool KvCache::Impl::could_fit(Range full, Range window) const {
+  std::uint64_t pages = 0;
+  std::uint64_t empty = 0;
+  for (std::size_t block = full.begin; block < full.end; ++block) {
+    const int count = layout.full_pages(static_cast<int>(block));
+    pages += static_cast<std::uint64_t>(count);
+    empty += count == 0 ? 1 : 0;
   }
-  return true;
+  for (std::size_t block = window.begin; block < window.end; ++block) {
+    pages += static_cast<std::uint64_t>(layout.window_pages(static_cast<int>(block)));
+  }
+  return (pool->available() >= pages || pool->available() + evictable() >= pages) &&
+         (pool->empty_available() >= empty || pool->empty_available() + index.evictable_empty() >= empty);
 }
 
-std::optional<KvCache::Impl::Blocks> KvCache::Impl::allocate(std::size_t full, std::size_t window) {
-  const std::uint64_t needed = full * static_cast<std::uint64_t>(layout.full_slices) +
-                               window * static_cast<std::uint64_t>(layout.window_slices());
-  if (pool->available() < needed && pool->available() + evictable() < needed) return std::nullopt;
+// Where some blocks hold codes and others values, what was left behind in a page need not be finite to its next user.
+std::optional<PageId> KvCache::Impl::allocate(int pages) {
+  std::optional<PageId> chain = pool->allocate(pages);
+  while (!chain && evict_one()) chain = pool->allocate(pages);
+  for (PageId page = chain && layout.start > 0 ? *chain : kNoPage; page != kNoPage && pages > 0;
+       page = pool->next(page)) {
+    std::memset(pool->address(page), 0, layout.page_bytes());
+  }
+  return chain;
+}
+
+std::optional<KvCache::Impl::Blocks> KvCache::Impl::allocate(Range full, Range window) {
+  if (!could_fit(full, window)) return std::nullopt;
   Blocks blocks;
-  if (allocate(full, layout.full_slices, blocks.full) && allocate(window, layout.window_slices(), blocks.window)) {
+  const auto fill = [&](Range range, std::vector<PageId>& chains, auto pages_of) {
+    chains.reserve(range.end - range.begin);
+    for (std::size_t block = range.begin; block < range.end; ++block) {
+      const auto chain = pages_of(static_cast<int>(block));
+      if (!chain) return false;
+      chains.push_back(*chain);
+    }
+    return true;
+  };
+  const auto of_window = [this](int block) {
+    const int pages = layout.window_pages(block);
+    return pages > 0 ? allocate(pages) : std::optional(kNoPage);
+  };
+  if (fill(full, blocks.full, [this](int block) { return allocate(layout.full_pages(block)); }) &&
+      fill(window, blocks.window, of_window)) {
     return blocks;
   }
   for (const PageId page : blocks.full) pool->release(page);
-  for (const PageId page : blocks.window) pool->release(page);
+  for (const PageId page : blocks.window) {
+    if (page != kNoPage) pool->release(page);
+  }
   return std::nullopt;
 }
 
 void KvCache::Impl::copy(PageId from, PageId to) {
+  if (from == kNoPage || pool->is_empty(from)) return;
   for (; from != kNoPage; from = pool->next(from), to = pool->next(to)) {
     std::memcpy(pool->address(to), pool->address(from), layout.page_bytes());
   }
@@ -185,7 +227,7 @@ bool KvCache::Impl::copy_partial(BlockTable::State& table, const PrefixIndex::Ma
   const bool with_window = checkpoints.needed();
   retain(full);  // allocate() must not evict what is being copied
   if (with_window) checkpoints.retain(window);
-  const auto pages = allocate(1, with_window ? 1 : 0);
+  const auto pages = allocate({block, block + 1}, {block, with_window ? block + 1 : block});
   if (pages) {
     copy(full, pages->full.front());
     table.full.push_back(pages->full.front());
@@ -312,10 +354,15 @@ std::uint64_t KvCache::bytes_for(int tokens, int rows) const {
 
 int KvCache::most_tokens(int rows) const {
   const std::uint64_t pages = impl_->pool->limit();
+  const std::uint64_t empty = impl_->pool->empty_limit();
+  const auto holds = [&](int tokens) {
+    const auto blocks = static_cast<std::uint64_t>(tokens) / kBlockTokens + 1;
+    return impl_->layout.pages_for(tokens, rows) <= pages && (empty == 0 || blocks <= empty);
+  };
   int fits = 0;
   for (int too_many = std::numeric_limits<int>::max() / 2; too_many - fits > 1;) {
     const int middle = fits + (too_many - fits) / 2;
-    (impl_->layout.pages_for(middle, rows) <= pages ? fits : too_many) = middle;
+    (holds(middle) ? fits : too_many) = middle;
   }
   return fits;
 }

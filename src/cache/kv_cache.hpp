@@ -22,8 +22,10 @@ class BlockTable;  // cache/block_table.hpp: a sequence's ordered blocks; move-o
 struct KvCacheOptions {
   // affects behaviour
   KvLayout layout;
-  std::uint64_t max_bytes = 0;          // K/V pages at most; reserved from the budget extent by extent, before use
-  MemoryBudget* budget = nullptr;       // required; outlives the cache
+  std::uint64_t max_bytes = 0;     // K/V pages at most; reserved from the budget extent by extent, before use
+  MemoryBudget* budget = nullptr;  // required; outlives the cache
+  // Where every layer has a window, blocks out of sight keep their tokens alone: enough of these for sequences so long.
+  int most_tokens = 1 << 16;
   std::uint32_t max_ghosts = 1U << 16;  // evicted blocks remembered at most, so that `evicted` can be told from `cold`
   // affects performance
   std::uint64_t extent_bytes = 8ULL << 20;  // the finest in which memory is given back
@@ -123,9 +125,9 @@ class KvCache {
     std::vector<TokenId> tokens;
   };
   [[nodiscard]] std::optional<Sample> sample(std::uint64_t random, int blocks = 1) const;
-  // The pages that hold the last of these tokens, of each slice, nullptr where a sliding window's is not kept;
-  // nullopt: the block is not cached (any more). Valid until the cache changes. Requires: whole blocks.
-  using BlockPages = std::array<const std::byte*, kMostSlices>;
+  // The pages that hold the last of these tokens, of each slice of that block, nullptr where a sliding window's is not
+  // kept; nullopt: the block is not cached (any more). Valid until the cache changes. Requires: whole blocks.
+  using BlockPages = std::array<const std::byte*, kAllSlices>;
   [[nodiscard]] std::optional<BlockPages> pages_of(const Namespace& name_space, std::span<const TokenId> tokens) const;
   // From now on nothing of this namespace is reused, now or later: open() serves it as open_private() does.
   void quarantine(const Namespace& name_space);

@@ -7,12 +7,14 @@ namespace dalsegno {
 
 std::optional<KvCache::Sample> KvCache::sample(std::uint64_t random, int blocks) const {
   const Impl& self = *impl_;
-  const auto needed = static_cast<std::uint64_t>(blocks) * static_cast<std::uint64_t>(self.layout.slices);
+  const auto needed =
+      static_cast<std::uint64_t>(blocks) * static_cast<std::uint64_t>(self.layout.most_pages_in_block());
   if (self.pool->available() < needed) return std::nullopt;
   const std::uint64_t pages = self.index.pages_end();
   for (std::uint64_t i = 0; i < pages; ++i) {
     const IndexNode* node = self.index.node_of(PageId{static_cast<std::uint32_t>((random % pages + i) % pages)});
     if (node == nullptr || node->size != kBlockTokens) continue;
+    if (node->window == kNoPage && self.layout.full_pages(node->depth - 1) == 0) continue;  // nothing of it is kept
     Sample sample;
     for (; node->parent != nullptr; node = node->parent) {
       sample.tokens.insert(sample.tokens.end(), node->tokens.rbegin(), node->tokens.rend());
@@ -35,15 +37,15 @@ std::optional<KvCache::BlockPages> KvCache::pages_of(const Namespace& name_space
   if (match.blocks.empty() || match.blocks.size() * kBlockTokens != tokens.size()) return std::nullopt;
   BlockPages pages{};
   const IndexNode& node = *match.blocks.back();
-  PageId full = node.page;
-  for (int slice = 0; slice < self.layout.full_slices; ++slice, full = self.pool->next(full)) {
-    pages[static_cast<std::size_t>(slice)] = self.pool->address(full);
-  }
-  PageId window = node.window;
-  for (int slice = self.layout.full_slices; slice < self.layout.slices && window != kNoPage; ++slice) {
-    pages[static_cast<std::size_t>(slice)] = self.pool->address(window);
-    window = self.pool->next(window);
-  }
+  const int block = node.depth - 1;
+  auto slice = static_cast<std::size_t>(self.layout.first_slice(block));
+  const auto list = [&](PageId chain, int count) {
+    for (; count > 0 && chain != kNoPage; --count, chain = self.pool->next(chain)) {
+      pages[slice++] = self.pool->address(chain);
+    }
+  };
+  list(node.page, self.layout.full_pages(block));
+  list(node.window, self.layout.window_pages(block));
   return pages;
 }
 

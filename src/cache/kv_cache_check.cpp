@@ -35,13 +35,15 @@ std::string KvCache::Impl::check_table(const BlockTable::State& table) const {
   }
   if (table.first_window > checkpoints.first_block(table.tokens)) return "a table let go of what its next token sees";
   for (const IndexNode* at = table.at; at->depth > table.first_window; at = at->parent) {
+    if (at->window == kNoPage && checkpoints.lacks(*at)) return "a table holds a window page that the index lost";
     if (table.window[static_cast<std::size_t>(at->depth - 1 - table.first_window)] != at->window) {
       return "a table holds another window page than the index for the same block";
     }
   }
   for (std::size_t block = table.full_blocks(); table.window_capacity > table.tokens && block < table.window_end();
        ++block) {
-    if (pool->references(table.window[block - static_cast<std::size_t>(table.first_window)]) != 1) {
+    const PageId page = table.window[block - static_cast<std::size_t>(table.first_window)];
+    if (page != kNoPage && pool->references(page) != 1) {
       return "a window page, which is about to be written, is shared";
     }
   }
@@ -50,7 +52,9 @@ std::string KvCache::Impl::check_table(const BlockTable::State& table) const {
 
 std::string KvCache::Impl::check_references() const {
   std::vector<std::uint32_t> by_tables(pool->ids_end());
-  const auto count = [&](PageId page) { ++by_tables[static_cast<std::size_t>(page)]; };
+  const auto count = [&](PageId page) {
+    if (page != kNoPage) ++by_tables[static_cast<std::size_t>(page)];
+  };
   for (const BlockTable::State* table : tables) {
     if (table->at != table->tree) count(table->at->page);
     std::ranges::for_each(table->full, count);
@@ -58,6 +62,7 @@ std::string KvCache::Impl::check_references() const {
   }
   if (tables.size() != index.tables()) return "a namespace counts its tables wrong";
   for (std::uint32_t at = 0; at < pool->ids_end(); ++at) {
+    if (!pool->was_lent(PageId{at})) continue;
     const IndexNode* node = index.node_of(PageId{at});
     const std::uint32_t expected = by_tables[at] + (node == nullptr ? 0 : 1);
     if (pool->references(PageId{at}) != expected) {

@@ -25,7 +25,8 @@ struct KvCache::Impl {
        Reservation reserved, const EvictionPolicy& policy)
       : layout(kv_layout),
         pool(std::move(block_pool)),
-        index(pool->limit(), ghosts, budget, std::move(reserved), policy),
+        index(pool->limit() + pool->empty_limit(), ghosts, budget, std::move(reserved), policy,
+              [this](int block) { return layout.full_pages(block); }),
         checkpoints(layout, *pool, index),
         memory(budget) {}
 
@@ -40,9 +41,15 @@ struct KvCache::Impl {
     std::vector<PageId> full;
     std::vector<PageId> window;
   };
-  // So many blocks of each group, or nothing; what cannot fit evicts nothing.
-  std::optional<Blocks> allocate(std::size_t full, std::size_t window);
-  bool allocate(std::size_t count, int slices, std::vector<PageId>& pages);
+  // Of a sequence: [begin, end).
+  struct Range {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+  };
+  // Pages of these blocks for each group, or nothing; what cannot fit evicts nothing.
+  std::optional<Blocks> allocate(Range full, Range window);
+  std::optional<PageId> allocate(int pages);
+  [[nodiscard]] bool could_fit(Range full, Range window) const;
   void copy(PageId from, PageId to);
   void remove_leaf(IndexNode& leaf, PrefixIndex::Remember remember);
 
@@ -61,7 +68,7 @@ struct KvCache::Impl {
   void slide(BlockTable::State& table);
   void take_room_back(BlockTable::State& table);
   void go_back(BlockTable::State& table, int tokens);
-  void list(BlockTable::State& table, std::size_t block, PageId chain, int slice, int slices);
+  void list(BlockTable::State& table, std::size_t block, PageId chain, int slice);
 
   // kv_cache_check.cpp
   [[nodiscard]] std::string check_table(const BlockTable::State& table) const;

@@ -27,19 +27,37 @@ std::size_t shared(const Tokens& a, std::span<const TokenId> b) {
 class Oracle {
  public:
   struct Shape {
-    std::uint64_t pages;
-    TokenId alphabet;
+    std::uint64_t pages = 0;
+    TokenId alphabet = 2;
     std::uint64_t budget_pages = 1U << 20;
     std::uint32_t max_ghosts = 64;
-    int window = 0;
+    int window = 0;  // of two layers of three
+    bool all_slide = false;
+    int start = 0;
+    int max_size = 0;
+    int keep = 0;
+    int most_tokens = 1 << 16;
+    [[nodiscard]] bool is_bounded() const { return window > 0 || max_size > 0; }
+    [[nodiscard]] KvLayout layout() const {
+      KvLayout plain = kLayout;
+      plain.layers = window > 0 || start > 0 ? 3 : 1;
+      plain.format = start > 0 ? KvFormat::q8 : KvFormat::bf16;
+      plain.start = start;
+      plain.max_size = max_size;
+      plain.keep = keep;
+      return with_window(plain, window, [this](int layer) { return all_slide || layer != 1; });
+    }
   };
 
   Oracle(unsigned seed, const Shape& shape) : random_(seed), shape_(shape), budget_(shape.budget_pages * kPage) {
-    auto cache = KvCache::create({.layout = shape.window > 0 ? sliding_layout(shape.window) : kLayout,
-                                  .max_bytes = shape.pages * kPage,
+    const KvLayout layout = shape.layout();
+    page_ = (layout.page_bytes() + 63) / 64 * 64;
+    auto cache = KvCache::create({.layout = layout,
+                                  .max_bytes = shape.pages * page_,
                                   .budget = &budget_,
+                                  .most_tokens = shape.most_tokens,
                                   .max_ghosts = shape.max_ghosts,
-                                  .extent_bytes = 8 * kPage});
+                                  .extent_bytes = 8 * page_});
     if (cache.ok()) cache_ = std::move(cache).value();
   }
 
@@ -53,7 +71,7 @@ class Oracle {
       evictions_ = stats.evictions;
       checkpoint_evictions_ = stats.checkpoint_evictions;
       ASSERT_EQ(cache_->check_invariants(), "") << "after step " << step;
-      ASSERT_LE(cache_->stats().pages_used * kPage, budget_.used(MemoryKind::kv));
+      ASSERT_LE(cache_->stats().pages_used * page_, budget_.used(MemoryKind::kv));
       ASSERT_LE(budget_.used(), budget_.limit());
       if (!live_.empty()) verify(pick());
       ASSERT_FALSE(testing::Test::HasFailure()) << "at step " << step;
@@ -138,7 +156,7 @@ class Oracle {
     const auto got = static_cast<std::size_t>(preview.at);
     const Stopped stopped = preview.stopped;
     EXPECT_EQ(stopped == Stopped::window, preview.reused < preview.at);
-    if (shape_.window == 0) {
+    if (!shape_.is_bounded()) {
       EXPECT_EQ(preview.reused, preview.at);
     }
     check_resumed(sequence, tokens, preview.reused);
@@ -228,7 +246,7 @@ class Oracle {
     const int asked = below(static_cast<int>(sequence.tokens.size()) + 1);
     const int keep = cache_->rewind(sequence.table, asked);
     EXPECT_LE(keep, asked);
-    if (shape_.window == 0) {
+    if (!shape_.is_bounded()) {
       EXPECT_EQ(keep, asked);
     }
     sequence.tokens.resize(static_cast<std::size_t>(keep));
@@ -278,6 +296,7 @@ class Oracle {
 
   std::mt19937_64 random_;
   Shape shape_;
+  std::uint64_t page_ = kPage;
   MemoryBudget budget_;
   std::unique_ptr<KvCache> cache_;
   std::vector<Sequence> live_;
@@ -352,6 +371,60 @@ TEST(KvCacheOracle, WithSlidingLayersUnderConstantEvictionEveryReusedTokenIsItsO
   }
   EXPECT_GT(evictions, 1000U);
   EXPECT_GT(checkpoint_evictions, 300U);
+}
+
+TEST(KvCacheOracle, WhereEveryLayerHasAWindowOrCodesStartLaterEverySequenceResumesFromWhereOneEnded) {
+  int exact_checks = 0;
+  int window_stops = 0;
+  const std::array<Oracle::Shape, 8> shapes{{{.max_size = 20},
+                                             {.max_size = 40, .keep = 7},
+                                             {.max_size = 70, .keep = 33},
+                                             {.window = 30, .max_size = 64, .keep = 16},
+                                             {.window = 21, .all_slide = true},
+                                             {.start = 32},
+                                             {.window = 17, .start = 48},
+                                             {.start = 32, .max_size = 60, .keep = 50}}};
+  for (unsigned seed = 61; seed <= 68; ++seed) {
+    SCOPED_TRACE(seed);
+    Oracle::Shape shape = shapes[seed - 61];
+    shape.pages = 20000;
+    shape.alphabet = 2 + static_cast<TokenId>(seed % 2);
+    Oracle oracle(seed, shape);
+    oracle.run(2500);
+    if (HasFailure()) return;
+    EXPECT_EQ(oracle.evictions(), 0U);
+    exact_checks += oracle.exact_checks();
+    window_stops += oracle.window_stops();
+  }
+  EXPECT_GT(exact_checks, 1000);
+  EXPECT_GT(window_stops, 50);
+}
+
+TEST(KvCacheOracle, WhereEveryLayerHasAWindowOrCodesStartLaterEveryReusedTokenIsItsOwnUnderEviction) {
+  std::uint64_t evictions = 0;
+  std::uint64_t checkpoint_evictions = 0;
+  const std::array<Oracle::Shape, 8> shapes{{{.max_size = 20, .most_tokens = 500},
+                                             {.max_size = 40, .keep = 7},
+                                             {.max_size = 50, .keep = 33, .most_tokens = 100},
+                                             {.window = 30, .max_size = 64, .keep = 16},
+                                             {.window = 21, .all_slide = true, .most_tokens = 300},
+                                             {.start = 32},
+                                             {.window = 17, .start = 48},
+                                             {.start = 32, .max_size = 60, .keep = 50}}};
+  for (unsigned seed = 71; seed <= 78; ++seed) {
+    SCOPED_TRACE(seed);
+    Oracle::Shape shape = shapes[seed - 71];
+    shape.pages = (shape.start > 0 ? 40 : 14) + seed % 5 * 8;
+    shape.alphabet = 2;
+    shape.max_ghosts = seed % 2 == 0 ? 0 : 9;
+    Oracle oracle(seed, shape);
+    oracle.run(2500);
+    if (HasFailure()) return;
+    evictions += oracle.evictions();
+    checkpoint_evictions += oracle.checkpoint_evictions();
+  }
+  EXPECT_GT(evictions, 1000U);
+  EXPECT_GT(checkpoint_evictions, 200U);
 }
 
 TEST(KvCacheOracle, WhenTheProcessBudgetIsTheLimitItIsNeverExceeded) {

@@ -27,17 +27,23 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
     return Error{ErrorCode::exhausted, "a sequence cannot hold that many tokens; shorten the prompt or --max-tokens"};
   }
   const bool windows = self.checkpoints.needed();
-  const auto missing = [](std::size_t wanted, std::size_t present) { return wanted - std::min(wanted, present); };
   const bool full_ok = state.tokens + more <= state.capacity;
   const bool window_ok = !windows || state.tokens + rows <= state.window_capacity;
   if (full_ok && window_ok) return {};
-  const std::size_t full = missing(blocks_for(state.tokens + more), state.blocks());
-  const std::size_t window = windows ? missing(blocks_for(state.tokens + rows), state.window_end()) : 0;
+  const auto missing = [](int wanted, std::size_t present) {
+    return Impl::Range{present, std::max(blocks_for(wanted), present)};
+  };
+  Impl::Range full = missing(state.tokens + more, state.blocks());
+  Impl::Range window = windows ? missing(state.tokens + rows, state.window_end()) : Impl::Range{};
   const auto last = static_cast<std::size_t>(state.tokens / kBlockTokens - state.first_window);
   const bool partial = state.partial_tokens() > 0;
   const bool copy_full = partial && self.pool->references(state.full.front()) > 1;
-  const bool copy_window = partial && windows && self.pool->references(state.window[last]) > 1;
-  auto pages = self.allocate(full + (copy_full ? 1 : 0), window + (copy_window ? 1 : 0));
+  const bool copy_window =
+      partial && windows && state.window[last] != kNoPage && self.pool->references(state.window[last]) > 1;
+  // Who shares the last block has no room beyond it, so that what is copied and what is new are one range.
+  if (copy_full) --full.begin;
+  if (copy_window) --window.begin;
+  auto pages = self.allocate(full, window);
   if (!pages) {
     return Error{ErrorCode::exhausted,
                  fmt::format("no room for the K/V of {} more tokens: running requests hold {} of {} pages of {}; "
@@ -46,14 +52,14 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
                              human_bytes(self.layout.page_bytes()))};
   }
   if (copy_full) {
-    const PageId shared = std::exchange(state.full.front(), pages->full.back());
-    pages->full.pop_back();
+    const PageId shared = std::exchange(state.full.front(), pages->full.front());
+    pages->full.erase(pages->full.begin());
     self.copy(shared, state.full.front());
     self.release(shared);
   }
   if (copy_window) {
-    const PageId shared = std::exchange(state.window[last], pages->window.back());
-    pages->window.pop_back();
+    const PageId shared = std::exchange(state.window[last], pages->window.front());
+    pages->window.erase(pages->window.begin());
     self.copy(shared, state.window[last]);
     self.checkpoints.release(shared);
   }
@@ -139,7 +145,7 @@ void KvCache::Impl::publish_partial(BlockTable::State& table) {
   IndexNode* last = table.at;
   if (table.partial_tokens() > 0) {
     last = &put(table, std::span<const TokenId>(table.partial).first(table.partial_tokens()));
-    if (checkpoints.needed() && last->window == kNoPage) last = table.at;
+    if (checkpoints.needed() && checkpoints.lacks(*last)) last = table.at;
   }
   if (last == table.tree) return;
   checkpoints.mark(*last, true);
@@ -153,10 +159,11 @@ void KvCache::Impl::slide(BlockTable::State& table) {
   for (; table.first_window < first && !table.window.empty(); ++table.first_window) {
     checkpoints.release(table.window.front());
     table.window.pop_front();
-    const auto block = static_cast<std::size_t>(table.first_window);
-    for (int slice = layout.full_slices; slice < layout.slices; ++slice) {
-      auto& addresses = table.addresses[static_cast<std::size_t>(slice)];
-      if (block < addresses.size()) addresses[block] = nullptr;
+    const int block = table.first_window;
+    const int slice = layout.first_slice(block) + layout.full_pages(block);
+    for (int i = slice; i < slice + layout.window_pages(block); ++i) {
+      auto& addresses = table.addresses[static_cast<std::size_t>(i)];
+      if (static_cast<std::size_t>(block) < addresses.size()) addresses[static_cast<std::size_t>(block)] = nullptr;
     }
   }
 }
@@ -211,7 +218,7 @@ int KvCache::rewind(BlockTable& table, int tokens) {
   } else if (checkpoints.needed()) {
     const int first = checkpoints.first_block(tokens);
     for (const IndexNode* at = state.at; at->depth > first; at = at->parent) {
-      if (at->window != kNoPage) continue;
+      if (!checkpoints.lacks(*at)) continue;
       kept = checkpoints.resumable(*at->parent, (at->depth - 1) * kBlockTokens);
       break;
     }
@@ -253,18 +260,20 @@ void KvCache::Impl::go_back(BlockTable::State& table, int tokens) {
   table.first_window = first;
   table.at = &at;
   table.tokens = tokens;
-  table.listed = std::min(table.listed, static_cast<std::size_t>(blocks));
-  table.listed_window = 0;
-  for (int slice = layout.full_slices; slice < layout.slices; ++slice) {
-    table.addresses[static_cast<std::size_t>(slice)].clear();
+  if (!checkpoints.needed()) {
+    table.listed = std::min(table.listed, static_cast<std::size_t>(blocks));
+    return;
   }
+  table.listed = table.listed_window = 0;
+  for (auto& addresses : table.addresses) addresses.clear();
 }
 
 // --- Looking ---
 
-void KvCache::Impl::list(BlockTable::State& table, std::size_t block, PageId chain, int slice, int slices) {
-  for (int i = slice; i < slice + slices; ++i, chain = pool->next(chain)) {
-    table.addresses[static_cast<std::size_t>(i)][block] = pool->address(chain);
+void KvCache::Impl::list(BlockTable::State& table, std::size_t block, PageId chain, int slice) {
+  if (chain == kNoPage || pool->is_empty(chain)) return;
+  for (; chain != kNoPage; chain = pool->next(chain), ++slice) {
+    table.addresses[static_cast<std::size_t>(slice)][block] = pool->address(chain);
   }
 }
 
@@ -275,23 +284,28 @@ KvView KvCache::view(const BlockTable& table) const {
   const KvLayout& layout = impl_->layout;
   const std::size_t blocks = state.blocks();
   KvView view{&layout, {}, static_cast<int>(blocks)};
-  for (int slice = 0; slice < layout.slices; ++slice) {
+  const auto give = [&](int slice) {
     auto& addresses = state.addresses[static_cast<std::size_t>(slice)];
     addresses.resize(blocks, nullptr);
     view.pages[static_cast<std::size_t>(slice)] = addresses.data();
-  }
+  };
+  for (int slice = 0; slice < layout.division.slices; ++slice) give(slice);
+  for (int slice = 0; slice < layout.early.slices && layout.start > 0; ++slice) give(kMostSlices + slice);
+  const auto first_of = [&](std::size_t block) { return layout.first_slice(static_cast<int>(block)); };
   std::size_t next = state.full_blocks();
   for (const IndexNode* at = state.at; static_cast<std::size_t>(at->depth) > state.listed; at = at->parent) {
-    impl_->list(state, static_cast<std::size_t>(at->depth - 1), at->page, 0, layout.full_slices);
+    const auto block = static_cast<std::size_t>(at->depth - 1);
+    impl_->list(state, block, at->page, first_of(block));
   }
   for (next = std::max(next, state.listed); next < blocks; ++next) {
-    impl_->list(state, next, state.full[next - state.full_blocks()], 0, layout.full_slices);
+    impl_->list(state, next, state.full[next - state.full_blocks()], first_of(next));
   }
   state.listed = blocks;
   const auto first = static_cast<std::size_t>(state.first_window);
   for (std::size_t block = std::max(first, state.listed_window); block < std::min(blocks, state.window_end());
        ++block) {
-    impl_->list(state, block, state.window[block - first], layout.full_slices, layout.window_slices());
+    impl_->list(state, block, state.window[block - first],
+                first_of(block) + layout.full_pages(static_cast<int>(block)));
   }
   state.listed_window = std::min(blocks, state.window_end());
   return view;

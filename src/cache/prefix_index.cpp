@@ -46,11 +46,12 @@ std::uint64_t PrefixIndex::bytes_for(std::uint32_t max_pages, std::uint32_t max_
 }
 
 PrefixIndex::PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved,
-                         const EvictionPolicy& policy)
+                         const EvictionPolicy& policy, PagesOf pages_of)
     : max_nodes_(std::uint64_t{max_pages} + max_ghosts),
       max_ghosts_(max_ghosts),
       budget_(budget),
       reserved_(std::move(reserved)),
+      pages_of_(std::move(pages_of)),
       order_(policy) {
   node_of_page_.reserve(max_pages);
   chunks_.reserve(max_nodes_ / kChunk + 1);
@@ -237,7 +238,7 @@ PrefixIndex::Inserted PrefixIndex::insert(IndexNode& parent, std::span<const Tok
   IndexNode& node = take_node(parent, tokens);
   node.page = page;
   node.last_use = ++clock_;
-  ++live_;
+  add(node, live_);
   order_.add(node);
   const auto at = static_cast<std::size_t>(page);
   node_of_page_.resize(std::max(node_of_page_.size(), at + 1));
@@ -290,7 +291,7 @@ PageId PrefixIndex::remove_live(IndexNode& node) {
   order_.remove(node);
   node.parent->children.erase(node.parent->children.iterator_to(node));
   node_of_page_[static_cast<std::size_t>(node.page)] = nullptr;
-  --live_;
+  subtract(node, live_);
   if (node.held) {
     held_[node.held_slot] = held_.back();
     held_[node.held_slot]->held_slot = node.held_slot;
@@ -298,7 +299,7 @@ PageId PrefixIndex::remove_live(IndexNode& node) {
     node.held = false;
     epoch_stale_ = true;
   }
-  if (!epoch_stale_ && node.epoch == epoch_) --protected_;
+  if (!epoch_stale_ && node.epoch == epoch_) subtract(node, protected_);
   node.epoch = 0;
   return std::exchange(node.page, kNoPage);
 }
@@ -333,18 +334,32 @@ void PrefixIndex::set_held(IndexNode& node, bool held, bool child_held) {
 void PrefixIndex::protect_path(IndexNode& node) const {
   for (IndexNode* at = &node; at->parent != nullptr && at->epoch != epoch_; at = at->parent) {
     at->epoch = epoch_;
-    ++protected_;
+    add(*at, protected_);
   }
 }
 
-std::uint64_t PrefixIndex::evictable() const {
+void PrefixIndex::add(const IndexNode& node, Tally& tally) const {
+  const auto pages = static_cast<std::uint64_t>(pages_of_(node.depth - 1));
+  ++tally.blocks;
+  tally.pages += pages;
+  tally.empty += pages == 0 ? 1 : 0;
+}
+
+void PrefixIndex::subtract(const IndexNode& node, Tally& tally) const {
+  const auto pages = static_cast<std::uint64_t>(pages_of_(node.depth - 1));
+  --tally.blocks;
+  tally.pages -= pages;
+  tally.empty -= pages == 0 ? 1 : 0;
+}
+
+PrefixIndex::Tally PrefixIndex::count() const {
   if (epoch_stale_) {
     ++epoch_;
-    protected_ = 0;
+    protected_ = {};
     epoch_stale_ = false;
     for (IndexNode* node : held_) protect_path(*node);
   }
-  return live_ - protected_;
+  return {live_.blocks - protected_.blocks, live_.pages - protected_.pages, live_.empty - protected_.empty};
 }
 
 void PrefixIndex::touch(IndexNode& node) {
@@ -461,12 +476,16 @@ std::string PrefixIndex::check_node(const IndexNode& node) const {
 }
 
 // By walking up from every held block, into a set of its own.
-std::uint64_t PrefixIndex::count_evictable() const {
+PrefixIndex::Tally PrefixIndex::count_evictable() const {
   std::set<const IndexNode*> above;
+  Tally evictable = live_;
   for (const IndexNode* node : held_) {
-    for (const IndexNode* at = node; at->parent != nullptr && above.insert(at).second;) at = at->parent;
+    for (const IndexNode* at = node; at->parent != nullptr && above.insert(at).second;) {
+      subtract(*at, evictable);
+      at = at->parent;
+    }
   }
-  return live_ - above.size();
+  return evictable;
 }
 
 std::string PrefixIndex::check_invariants() const {
@@ -504,12 +523,12 @@ std::string PrefixIndex::check_invariants() const {
   }
   std::uint64_t free = 0;
   for (const IndexNode* node = free_nodes_; node != nullptr; node = node->parent) ++free;
-  if (live != live_ || held != held_.size())
-    return fmt::format("{} live and {} held blocks, not {} and {}", live, held, live_, held_.size());
+  if (live != live_.blocks || held != held_.size())
+    return fmt::format("{} live and {} held blocks, not {} and {}", live, held, live_.blocks, held_.size());
   if (live != order_.live() || fresh != order_.fresh())
     return fmt::format("{} blocks were never hit, not {}", fresh, order_.fresh());
-  if (const std::uint64_t counted = count_evictable(); counted != evictable())
-    return fmt::format("{} blocks are evictable, not {}", counted, evictable());
+  if (const Tally counted = count_evictable(); counted != count())
+    return fmt::format("{} blocks are evictable, not {}", counted.blocks, evictable());
   if (ghosts != ghosts_.size() || ghosts > max_ghosts_) return fmt::format("{} ghosts of {}", ghosts, ghosts_.size());
   if (live + ghosts + free != chunks_.size() * kChunk) return "index nodes are lost";
   if (chunks_.size() * kChunk >= max_nodes_ + kChunk) return "more index nodes than were reserved";

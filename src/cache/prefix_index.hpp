@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -35,9 +36,14 @@ struct PrefixTree : IndexNode {
 class PrefixIndex {
  public:
   static std::uint64_t bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts);
+  // What a block that may be added needs besides its page.
+  static constexpr std::uint64_t block_bytes() { return sizeof(IndexNode) + 2 * sizeof(void*); }
+  // How many pages evicting the n-th block of a sequence sets free.
+  using PagesOf = std::function<int(int block)>;
   // Requires: budget and policy outlive the index. `reserved` holds bytes_for(max_pages, max_ghosts).
-  PrefixIndex(std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved,
-              const EvictionPolicy& policy);
+  PrefixIndex(
+      std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved,
+      const EvictionPolicy& policy, PagesOf pages_of = [](int) { return 1; });
   ~PrefixIndex();
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
@@ -106,8 +112,11 @@ class PrefixIndex {
 
   // Blocks that could be evicted one after another: those with no held block at or below them.
   // Cost: O(1), or linear in the others after a table let go of something.
-  [[nodiscard]] std::uint64_t evictable() const;
-  [[nodiscard]] std::uint64_t live() const { return live_; }
+  [[nodiscard]] std::uint64_t evictable() const { return count().blocks; }
+  [[nodiscard]] std::uint64_t evictable_pages() const { return count().pages; }
+  // Of these blocks, those whose page is a chain of none.
+  [[nodiscard]] std::uint64_t evictable_empty() const { return count().empty; }
+  [[nodiscard]] std::uint64_t live() const { return live_.blocks; }
   [[nodiscard]] std::uint64_t ghosts() const { return ghosts_.size(); }
   [[nodiscard]] std::size_t trees() const { return trees_.size(); }
   [[nodiscard]] std::uint64_t tables() const;  // of all namespaces
@@ -118,6 +127,12 @@ class PrefixIndex {
   [[nodiscard]] std::string check_invariants() const;
 
  private:
+  struct Tally {
+    std::uint64_t blocks = 0;
+    std::uint64_t pages = 0;
+    std::uint64_t empty = 0;
+    bool operator==(const Tally&) const = default;
+  };
   struct Nearest {
     IndexNode* node = nullptr;
     int shared = 0;
@@ -136,7 +151,10 @@ class PrefixIndex {
   void empty_and_unlink(IndexNode& node);
   void forget_oldest_ghost();
   void drop_tree_if_unused(IndexNode& node);
-  [[nodiscard]] std::uint64_t count_evictable() const;
+  [[nodiscard]] Tally count() const;
+  [[nodiscard]] Tally count_evictable() const;
+  void add(const IndexNode& node, Tally& tally) const;
+  void subtract(const IndexNode& node, Tally& tally) const;
   [[nodiscard]] std::string check_node(const IndexNode& node) const;
 
   // constant after construction
@@ -144,6 +162,7 @@ class PrefixIndex {
   const std::uint32_t max_ghosts_;
   MemoryBudget& budget_;
   const Reservation reserved_;
+  const PagesOf pages_of_;
   // engine thread only
   std::map<Namespace, PrefixTree> trees_;
   std::map<const PrefixTree*, std::unique_ptr<PrefixTree>> private_trees_;
@@ -153,10 +172,10 @@ class PrefixIndex {
   EvictionOrder order_;                   // of live leaves not held
   NodesByUse ghosts_;
   std::uint64_t tree_bytes_ = 0;  // of the allowance for namespaces
-  std::uint64_t live_ = 0;
+  Tally live_;
   std::vector<IndexNode*> held_;
   // Blocks at or above held ones, counted anew when epoch_stale_; each carries the epoch.
-  mutable std::uint64_t protected_ = 0;
+  mutable Tally protected_;
   mutable std::uint64_t epoch_ = 1;
   mutable bool epoch_stale_ = false;
   std::uint64_t clock_ = 0;

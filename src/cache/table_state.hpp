@@ -23,16 +23,16 @@ struct BlockTable::State {
   IndexNode* at = nullptr;                      // the last full block, or the tree
   std::array<TokenId, kBlockTokens> partial{};  // the first tokens%16 of these: the block being filled
   int tokens = 0;
-  int capacity = 0;         // of `full`
-  int window_capacity = 0;  // of `window`, if the model has sliding layers
-  std::deque<PageId> full;  // of the blocks from tokens/16 on: first pages of their chains
-  std::deque<PageId> window;
-  int first_window = 0;   // block of the first of `window`; those before are out of sight
-  std::vector<int> ends;  // a checkpoint is wanted when one of these blocks is full
+  int capacity = 0;           // of `full`
+  int window_capacity = 0;    // of `window`, if the model has sliding layers
+  std::deque<PageId> full;    // of the blocks from tokens/16 on: first pages of their chains
+  std::deque<PageId> window;  // kNoPage for a block of the sink, which has none
+  int first_window = 0;       // block of the first of `window`; those before are out of sight
+  std::vector<int> ends;      // a checkpoint is wanted when one of these blocks is full
 
   // What view() gave last, as far as it is still true: of blocks [0, listed) and of window pages up to
   // [listed_window). Window pages that the table does not hold are nullptr.
-  std::array<std::vector<std::byte*>, kMostSlices> addresses;
+  std::array<std::vector<std::byte*>, kAllSlices> addresses;
   std::size_t listed = 0;
   std::size_t listed_window = 0;
 

@@ -35,7 +35,8 @@ std::vector<std::string> child_words(const CommonOptions& options, const BenchRo
   const EngineOptions& engine = options.engine;
   std::vector<std::string> words{"dalsegno", "bench", "--model", options.model, "--kv", name(engine.kv.format)};
   if (engine.kv.format == KvFormat::q8 || engine.kv.format == KvFormat::q4) {
-    words.insert(words.end(), {"--kv-group", std::to_string(engine.kv.group_size)});
+    words.insert(words.end(),
+                 {"--kv-group", std::to_string(engine.kv.group_size), "--kv-start", std::to_string(engine.kv.start)});
   }
   if (engine.kv.max_size > 0) {
     words.insert(words.end(),

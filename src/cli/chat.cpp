@@ -25,6 +25,7 @@ struct ChatOptions {
 constexpr const char* kWelcome = "/help lists the commands; Ctrl-C ends a reply; Ctrl-D ends the conversation.\n\n";
 constexpr const char* kCommands =
     "/undo   take back the last question and its reply\n"
+    "/trim N drop the last N tokens\n"
     "/reset  begin again; what is cached stays cached\n"
     "/exit   leave, as Ctrl-D does\n";
 
@@ -46,6 +47,7 @@ class Chat {
   // False to leave.
   bool obey(const std::string& command);
   void undo();
+  void trim(const std::string& count);
 
   const ChatOptions& options_;
   Engine& engine_;
@@ -137,11 +139,24 @@ bool Chat::obey(const std::string& command) {
     note("The conversation begins again.\n");
   } else if (command == "/undo") {
     undo();
+  } else if (command.starts_with("/trim")) {
+    trim(command.substr(5));
   } else {
     if (command != "/help") note(fmt::format("There is no command {}.\n", one_line(command)));
     note(kCommands);
   }
   return true;
+}
+
+void Chat::trim(const std::string& count) {
+  int tokens = 0;
+  if (!count.starts_with(' ') || !parse_number(count.substr(1), tokens) || tokens < 0) {
+    return note("How many tokens? Write /trim 20.\n");
+  }
+  const auto left = session_.trim(tokens, options_.generate.salt);
+  if (!left.ok()) return note(fmt::format("error: {}\n", one_line(left.error().message)));
+  const Usage usage{left->prompt_tokens, left->reused_tokens, left->prompt_tokens - left->reused_tokens, 0};
+  note(fmt::format("[{}]\n", reuse_words(usage, left->reuse)));
 }
 
 void Chat::undo() {

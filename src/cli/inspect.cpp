@@ -37,6 +37,7 @@ json::object report_json(const InspectReport& report, KvFormat kv) {
           {"windowed_layers", report.windowed_layers},
           {"tensor_types", std::move(types)},
           {"kv", name(kv)},
+          {"kv_start", report.kv_start},
           {"kv_bytes_per_token", report.kv_bytes_per_token},
           {"at_context", report.at_context},
           {"packed_weight_bytes", report.packed_weight_bytes},
@@ -71,7 +72,9 @@ void print_report(const InspectReport& report, KvFormat kv) {
     line(&type == &report.tensor_types.front() ? "tensors" : "",
          fmt::format("{:>5} {:<7}{:>12}", type.count, type.type, human_bytes(type.bytes)));
   }
-  line("keys and values", fmt::format("{} per token in {}", human_bytes(report.kv_bytes_per_token), name(kv)));
+  const std::string before = report.kv_start > 0 ? fmt::format(", bf16 before token {}", report.kv_start) : "";
+  line("keys and values",
+       fmt::format("{} per token in {}{}", human_bytes(report.kv_bytes_per_token), name(kv), before));
   if (report.runnable) {
     line("memory",
          fmt::format("{} at a context of {} tokens, of which weights {}", human_bytes(report.memory_at_context),

@@ -70,16 +70,13 @@ void check_kv(const CLI::App& app, const KvOptions& kv) {
   if (app.count("--kv-group") > 0 && !is_code(kv.format)) {
     wrong_usage(fmt::format("--kv-group is for --kv 8 or 4, not for {}", name(kv.format)));
   }
+  if (app.count("--kv-start") > 0 && !is_code(kv.format)) {
+    wrong_usage(fmt::format("--kv-start is for --kv 8 or 4, not for {}", name(kv.format)));
+  }
   if (app.count("--keep") > 0 && kv.max_size == 0) wrong_usage("--keep is part of --max-kv: give both");
   if (kv.max_size > 0 && kv.keep >= kv.max_size) {
     wrong_usage(fmt::format("--keep {} leaves no room in --max-kv {} for the last tokens", kv.keep, kv.max_size));
   }
-}
-
-// Options that are agreed but not there yet are refused by name, never ignored.
-void add_unsupported(CLI::App& app) {
-  const auto refuse = [](const std::string&) { wrong_usage("--kv-start is not supported yet by this version"); };
-  app.add_option_function<std::string>("--kv-start", refuse)->group("");
 }
 
 void read_biases(SamplingOptions& sampling, const std::vector<std::string>& texts) {
@@ -168,6 +165,9 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
          "with --kv 8 or 4: how many values share a scale: 32, 64 (default) or 128")
       ->type_name("N")
       ->group(sizes);
+  add_number(app, "--kv-start", engine.kv.start, 0, kMostContext,
+             "with --kv 8 or 4: tokens before this one stay bf16; rounded up to a multiple of 16 (default: 0)")
+      ->group(sizes);
   add_number(app, "--max-kv", engine.kv.max_size, 1, kMostContext,
              "attend to N tokens at most: the first of --keep and the last (default: all)")
       ->group(sizes);
@@ -183,7 +183,6 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
       ->check(CLI::IsMember({"value", "lru"}))
       ->type_name("POLICY")
       ->group(runs);
-  add_unsupported(app);
   app.parse_complete_callback([&app, &engine] { check_kv(app, engine.kv); });
 }
 

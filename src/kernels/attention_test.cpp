@@ -423,6 +423,48 @@ TEST_P(Attention, BlocksBeforeAWindowMayBeAbsent) {
   }
 }
 
+// Where codes start within a chunk, its keys are attended to in two calls, each with the other's blocks absent.
+TEST_P(Attention, AChunkMayEndAtAnyBlockForRowsThatSeeSomeOfItOrNothing) {
+  Sequence sequence(GetParam(), 32, 256, kNormal);
+  sequence.write_to(256);
+  const auto q = sequence.queries(4);
+  const Floats stored = aligned_floats(128);
+  scalar::store_q(q.data(), 128, GetParam(), stored.get());
+  for (const int cut : {16, 48, 64, 80, 128, 240}) {
+    std::vector<std::byte*> pages(sequence.pages(), sequence.pages() + 16);
+    std::fill(pages.begin() + cut / kBlockTokens, pages.end(), nullptr);
+    const std::vector<std::int32_t> begin = {0, cut, 5, cut - 16};
+    const std::vector<std::int32_t> end = {cut, cut, cut, cut};
+    for (const Kernels* level : runnable_kernels()) {
+      const Floats o = aligned_floats(128);
+      AttentionState states[4];
+      for (int i = 0; i < 4; i++) states[i].o = o.get() + 32 * i;
+      level->attend({.format = GetParam(),
+                     .head_dim = 32,
+                     .pages = pages.data(),
+                     .page_count = 16,
+                     .k_offset = sequence.k_offset(),
+                     .v_offset = sequence.v_offset(),
+                     .q = stored.get(),
+                     .q_stride = 32,
+                     .rows = 4,
+                     .begin = begin.data(),
+                     .end = end.data(),
+                     .chunk = 0,
+                     .scale = sequence.scale(),
+                     .out = states});
+      EXPECT_EQ(states[1].m, -kInfinity);
+      EXPECT_EQ(states[1].l, 0);
+      for (std::size_t i : {0U, 2U, 3U}) {
+        std::vector<float> out(32);
+        level->finish(states[i], 32, out.data());
+        const auto expected = Specification::attend(sequence, q.data() + 32 * i, {begin[i], end[i]});
+        EXPECT_EQ(first_difference(expected, out), -1) << level->name << " " << cut << " " << i;
+      }
+    }
+  }
+}
+
 TEST_P(Attention, ARowOfNaNStaysNaNAndAlone) {
   Sequence sequence(GetParam(), 32, 400, kNormal);
   sequence.write_to(400);

@@ -10,7 +10,7 @@ namespace dalsegno {
 [[nodiscard]] KvLayout kv_layout(const ModelConfig& config, const KvOptions& kv);
 
 // The options in the form in which equal ones mean equal bits for this model: a group larger than the head is the head,
-// and what says nothing about the format is 0. Errors: invalid_argument.
+// codes start at a whole block, and what says nothing about the format is 0. Errors: invalid_argument.
 Result<KvOptions> kv_options(const ModelConfig& config, const KvOptions& wanted);
 
 }  // namespace dalsegno

@@ -116,7 +116,8 @@ TEST_P(Exactness, APreemptedSequenceResumesWithTheSameBits) {
   int blocks = 0;
   tight->scheduler().on_engine_thread([&](KvCache& cache) {
     const std::uint64_t spare = 6 * cache.layout().pages_for(240, 1) * 4 / 9;
-    blocks = static_cast<int>(limit - spare) / cache.layout().slices;
+    const auto pages = [&](int count) { return cache.layout().pages_for(count * kBlockTokens, count * kBlockTokens); };
+    while (pages(blocks + 1) <= limit - spare) ++blocks;
   });
   BlockTable ballast;
   tight->scheduler().on_engine_thread([&](KvCache& cache) {
@@ -164,9 +165,38 @@ TEST(BoundedSight, UntilMaxSizeTheBitsAreThoseOfThePlainCacheAndThenDiffer) {
   }
 }
 
+// Until the start they are values, from there on codes, whatever the step.
+TEST(CodesFromAStart, BeforeItTheBitsAreThoseOfBf16AndThenDiffer) {
+  std::mt19937 random(6);
+  const std::vector<TokenId> tokens = random_tokens(random, 300);
+  for (const char* model : {"llama-gqa", "gemma3-swa"}) {
+    const auto plain = run(*open_engine({.model = model}), tokens);
+    for (const KvFormat format : {KvFormat::q8, KvFormat::q4}) {
+      const auto codes = run(*open_engine({.model = model, .kv = {.format = format}}), tokens);
+      for (const int start : {1, 16, 63, 128, 270}) {
+        const KvOptions kv{.format = format, .start = start};
+        const auto mixed = run(*open_engine({.model = model, .kv = kv}), tokens, {.chunk = 37});
+        const int rounded = (start + 15) / 16 * 16;
+        for (const auto& [position, bits] : mixed->logits()) {
+          if (position < rounded) {
+            ASSERT_EQ(bits, plain->logits().at(position)) << model << " " << start << " " << position;
+          }
+        }
+        EXPECT_NE(mixed->logits().at(299), plain->logits().at(299)) << model << " " << start;
+        EXPECT_NE(mixed->logits().at(299), codes->logits().at(299)) << model << " " << start;
+        const auto whole = run(*open_engine({.model = model, .kv = {.format = format, .start = rounded}}), tokens);
+        expect_same(*whole, *mixed, "rounded up");
+      }
+      const auto never = run(*open_engine({.model = model, .kv = {.format = format, .start = 300}}), tokens);
+      expect_same(*plain, *never, "never");
+    }
+  }
+}
+
 std::string test_name(const ::testing::TestParamInfo<std::tuple<std::string, KvOptions, int>>& info) {
   std::string text = std::get<0>(info.param) + "_" + name(std::get<1>(info.param).format) + "_" +
                      std::to_string(std::get<2>(info.param));
+  if (std::get<1>(info.param).start > 0) text += "_from_" + std::to_string(std::get<1>(info.param).start);
   if (std::get<1>(info.param).max_size > 0) text += "_max_" + std::to_string(std::get<1>(info.param).max_size);
   std::replace(text.begin(), text.end(), '-', '_');
   return text;
@@ -178,14 +208,17 @@ INSTANTIATE_TEST_SUITE_P(TinyModels, Exactness,
                                             ::testing::Values(KvOptions{}, KvOptions{.format = KvFormat::f32}),
                                             ::testing::Values(8)),
                          test_name);
-INSTANTIATE_TEST_SUITE_P(TinyModelsWithCodes, Exactness,
-                         ::testing::Combine(::testing::Values("llama-gqa", "llama-q4_1", "gemma3-swa"),
-                                            ::testing::Values(KvOptions{.format = KvFormat::q8},
-                                                              KvOptions{.format = KvFormat::q4, .group_size = 32},
-                                                              KvOptions{.max_size = 70, .keep = 5},
-                                                              KvOptions{.format = KvFormat::q8, .max_size = 33}),
-                                            ::testing::Values(8)),
-                         test_name);
+INSTANTIATE_TEST_SUITE_P(
+    TinyModelsWithCodes, Exactness,
+    ::testing::Combine(
+        ::testing::Values("llama-gqa", "llama-q4_1", "gemma3-swa"),
+        ::testing::Values(KvOptions{.format = KvFormat::q8}, KvOptions{.format = KvFormat::q4, .group_size = 32},
+                          KvOptions{.format = KvFormat::q8, .start = 90},
+                          KvOptions{.format = KvFormat::q4, .start = 64},
+                          KvOptions{.format = KvFormat::q4, .group_size = 32, .start = 33, .max_size = 100, .keep = 40},
+                          KvOptions{.max_size = 70, .keep = 5}, KvOptions{.format = KvFormat::q8, .max_size = 33}),
+        ::testing::Values(8)),
+    test_name);
 // Only quantised weights know the difference.
 INSTANTIATE_TEST_SUITE_P(TinyModelsWithWideActivations, Exactness,
                          ::testing::Combine(::testing::Values("llama-q8_0", "llama-q4_1", "llama-q6_k"),

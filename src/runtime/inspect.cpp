@@ -97,6 +97,7 @@ void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& 
                      InspectReport& report) {
   const KvLayout layout = kv_layout(config, kv);
   report.kv_bytes_per_token = layout.block_bytes() / kBlockTokens;
+  report.kv_start = kv.start;
   if (!report.runnable) return;
   config.context = report.at_context;
   report.packed_weight_bytes = packed_weights(file);

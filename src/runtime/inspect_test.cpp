@@ -69,6 +69,24 @@ TEST(Inspect, KeysAndValuesTakeWholeBlocks) {
   EXPECT_GT(longer->memory_at_context, f32->memory_at_context);
 }
 
+TEST(Inspect, TokensBeforeTheStartOfCodesTakeWhatTheyTakeInBf16) {
+  const TestGguf model = tiny_model({.layers = 16, .head_dim = 64, .context = 4096});
+  const auto kv_of = [&](const KvOptions& kv, int context) {
+    const auto report = inspect_model(model, kv, context);
+    EXPECT_TRUE(report.ok()) << (report.ok() ? "" : report.error().message);
+    return report.ok() ? report->memory_at_context : 0;
+  };
+  const KvOptions codes{.format = KvFormat::q8};
+  const KvOptions mixed{.format = KvFormat::q8, .start = 1000};
+  const auto report = inspect_model(model, mixed, 2048);
+  ASSERT_TRUE(report.ok());
+  EXPECT_EQ(report->kv_start, 1008);
+  EXPECT_EQ(kv_of(mixed, 2048) - kv_of(mixed, 1008), kv_of(codes, 2048) - kv_of(codes, 1008));
+  EXPECT_GE(kv_of(mixed, 2048) - kv_of(codes, 2048), 1008U * 16 * 2 * 2 * 64 * 9 / 20);
+  const KvOptions bounded{.max_size = 256};
+  EXPECT_LT(kv_of(bounded, 4096) + (8U << 20), kv_of({}, 4096));
+}
+
 TEST(Inspect, WeightsAreCountedAsTheyLieInMemory) {
   const auto report = inspect_model(tiny_model({.layers = 1}));
   ASSERT_TRUE(report.ok()) << report.error().message;

@@ -133,6 +133,7 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   KvCacheOptions cache_options;
   cache_options.layout = kv_layout(config, kv);
   cache_options.max_bytes = memory_->budget().free_bytes();
+  cache_options.most_tokens = wanted;
   cache_options.eviction = options.eviction;
   cache_options.budget = &memory_->budget();
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));

@@ -56,14 +56,15 @@ void SelfAudit::compare(const KvCache::Sample& sample, const KvView& computed) {
   }
   const KvLayout& layout = *computed.layout;
   const std::size_t block = sample.tokens.size() / kBlockTokens - 1;
+  const bool early = layout.is_early(static_cast<int>(block));
   ++report_.checked;
   for (int layer = 0; layer < layout.layers; ++layer) {
-    const std::byte* own = computed.pages_for(layer)[block];
-    const std::byte* theirs = (*cached)[static_cast<std::size_t>(layout.slice_of(layer))];
+    const std::byte* own = computed.pages_for(layer, early)[block];
+    const std::byte* theirs = (*cached)[static_cast<std::size_t>(layout.slice_of(layer, early))];
     // A window's block that is not kept cannot be reused either.
     if (own == nullptr || theirs == nullptr) continue;
-    const std::size_t at = layout.k_offset(layer, 0);
-    if (std::memcmp(own + at, theirs + at, layout.layer_bytes()) == 0) continue;
+    const std::size_t at = layout.k_offset(layer, 0, early);
+    if (std::memcmp(own + at, theirs + at, layout.layer_bytes(early)) == 0) continue;
     ++report_.mismatched;
     report_.last_mismatch =
         fmt::format("tokens {} to {} of a cached prefix: K/V of layer {} differ from what they were computed from",

@@ -1,14 +1,37 @@
 #include "dalsegno/session.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "runtime/process_memory.hpp"
 #include "runtime/splice.hpp"
 
 namespace dalsegno {
+namespace {
+
+struct Release {
+  std::atomic<bool>& busy;
+  ~Release() { busy = false; }
+};
+
+Error is_busy() {
+  return {ErrorCode::invalid_argument, "the session is answering already; wait for that reply or use another session"};
+}
+
+}  // namespace
 
 struct Session::Impl {
+  struct Trimmed {
+    std::vector<Message> messages;
+    std::vector<std::vector<TokenId>> replies;
+    std::vector<TokenId> ids;  // the last prompt and its reply
+  };
+  // Without the last `tokens` tokens.
+  [[nodiscard]] Result<Trimmed> trimmed(int tokens) const;
+
   Engine& engine;
   std::vector<Message> messages;
   std::vector<std::vector<TokenId>> replies;  // [messages.size()]: ids that decode to the content, or empty
@@ -31,14 +54,8 @@ Result<Reply> Session::respond(std::string_view user_text, const GenerateOptions
 Result<Reply> Session::stream(std::string_view user_text, const GenerateOptions& options,
                               const GenerateCallbacks& callbacks) {
   Impl& self = *impl_;
-  if (self.busy.exchange(true)) {
-    return Error{ErrorCode::invalid_argument,
-                 "the session is answering already; wait for that reply or use another session"};
-  }
-  const struct Release {
-    std::atomic<bool>& busy;
-    ~Release() { busy = false; }
-  } release{self.busy};
+  if (self.busy.exchange(true)) return is_busy();
+  const Release release{self.busy};
 
   std::vector<Message> messages = self.messages;
   std::vector<std::vector<TokenId>> replies = self.replies;
@@ -53,6 +70,51 @@ Result<Reply> Session::stream(std::string_view user_text, const GenerateOptions&
   self.messages = std::move(messages);
   self.replies = std::move(replies);
   return reply;
+}
+
+// From the last reply on backwards: the first whose prompt ends before the cut stays, as far as it goes.
+Result<Session::Impl::Trimmed> Session::Impl::trimmed(int tokens) const {
+  std::optional<std::size_t> left;
+  for (std::size_t at = messages.size(); at-- > 0;) {
+    if (replies[at].empty()) continue;
+    const auto before = std::span(messages).first(at);
+    DALSEGNO_ASSIGN(ids, conversation_ids(engine.tokenizer(), before, std::span(replies).first(at)));
+    const std::size_t all = ids.size() + replies[at].size();
+    if (!left) left = all - std::min(all, static_cast<std::size_t>(tokens));
+    std::vector<TokenId> reply = replies[at];
+    while (ids.size() + reply.size() > std::max(*left, ids.size())) reply.pop_back();
+    for (; !reply.empty(); reply.pop_back()) {
+      const Result<std::string> text = engine.tokenizer().decode(reply);
+      if (!text.ok() || !messages[at].content.starts_with(*text)) continue;  // ends within a character
+      Trimmed kept{
+          {before.begin(), before.end()}, {replies.begin(), replies.begin() + static_cast<std::ptrdiff_t>(at)}, {}};
+      kept.messages.push_back({messages[at].role, *text});
+      ids.insert(ids.end(), reply.begin(), reply.end());
+      kept.ids = std::move(ids);
+      kept.replies.push_back(std::move(reply));
+      return kept;
+    }
+  }
+  const auto user = std::ranges::find(messages, "user", &Message::role);
+  Trimmed kept{{messages.begin(), user}, {}, {}};
+  kept.replies.resize(kept.messages.size());
+  return kept;
+}
+
+Result<Explanation> Session::trim(int tokens, const std::string& salt) {
+  Impl& self = *impl_;
+  if (self.busy.exchange(true)) return is_busy();
+  const Release release{self.busy};
+  if (tokens < 0) return Error{ErrorCode::invalid_argument, "a negative number of tokens cannot be dropped"};
+  DALSEGNO_ASSIGN(kept, self.trimmed(tokens));
+  Explanation seen;
+  if (!kept.ids.empty()) {
+    DALSEGNO_ASSIGN(explained, self.engine.explain(kept.ids, salt));
+    seen = explained;
+  }
+  self.messages = std::move(kept.messages);
+  self.replies = std::move(kept.replies);
+  return seen;
 }
 
 const std::vector<Message>& Session::transcript() const {

@@ -52,6 +52,12 @@ class Json(program.ProgramTest):
         self.assertRegex(value["hash"], "^[0-9a-f]{64}$")
         self.assert_usage(value["usage"])
 
+    def test_inspect_says_where_codes_start(self):
+        for start, rounded in ((0, 0), (1, 16), (16, 16), (100, 112)):
+            value = self.one_json("inspect", "-m", TINY, "--kv", "8", "--kv-start", start)
+            self.assertEqual(value["kv_start"], rounded)
+        self.assertIn("bf16 before token 112", self.output("inspect", "-m", TINY, "--kv", "4", "--kv-start", 100))
+
     def test_inspect(self):
         value = self.one_json("inspect", "-m", TINY)
         self.assertIsInstance(value, dict)

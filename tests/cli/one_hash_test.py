@@ -8,6 +8,7 @@ import program
 from program import TINY
 
 LENGTH = 150
+MIXED = (["--kv", "8", "--kv-start", "37"], ["--kv", "4", "--kv-start", "80", "--max-kv", "100", "--keep", "20"])
 
 
 class OneHash(program.ProgramTest):
@@ -36,10 +37,23 @@ class OneHash(program.ProgramTest):
         kinds = ("llama-gqa", "llama-q4_1", "llama-q6_k", "llama-bf16", "qwen2-bias", "qwen3-qknorm", "gemma3-swa")
         for kind in kinds:
             model = TINY.parent / f"{kind}.gguf"
-            for words in (["--kv", "bf16"], ["--kv", "f32"], ["--activations", "16"]):
+            for words in (["--kv", "bf16"], ["--kv", "f32"], ["--activations", "16"], *MIXED):
                 runs = [self.score(*words, model=model, env={"DALSEGNO_CPU": level}) for level in self.levels()]
                 self.assertGreaterEqual(len(runs), 1)
                 self.assert_one_hash(runs)
+
+    def test_where_codes_start_later(self):
+        for kind in ("llama-gqa", "gemma3-swa"):
+            model = TINY.parent / f"{kind}.gguf"
+            for words in MIXED:
+                start = ["--from", 120]
+                runs = [self.score(*words, *start, *how, model=model)
+                        for how in ([], ["--chunk", 5], ["--threads", 1], ["--warm", 120], ["--warm", 90, "--evict"])]
+                self.assert_one_hash(runs)
+                plain = self.score("--from", 120, model=model)["hash"]
+                self.assertNotEqual(runs[0]["hash"], plain)
+            never = self.score("--kv", "8", "--kv-start", LENGTH, "--from", 120, model=model)
+            self.assertEqual(never["hash"], plain)
 
     def test_only_quantised_weights_tell_the_precision_of_activations(self):
         for kind, same in (("bf16", True), ("gqa", True), ("q4_1", False), ("q6_k", False)):

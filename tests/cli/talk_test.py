@@ -126,10 +126,6 @@ class Talk(talk.TalkTest):
         self.assert_error(1, words, "talk.gguf", "tall.gguf", env=env)
         self.assertTrue(self.one_json("tokenize", "-m", "Talk", stdin="x", env=env)["ids"])
 
-    def test_options_that_are_still_to_come_are_refused(self):
-        words = ["--kv-start", "0"]
-        self.assert_error(2, ["run", "-m", self.model, "--prompt", "x", *words], words[0], "yet")
-
     def test_sizes_of_memory(self):
         for size in ("0", "-1", "", "MB", "1.2.3GB", "9" * 40, "1e3", "5 apples", "nan"):
             self.assert_error(2, ["run", "-m", self.model, "--prompt", "x", "--memory", size], "--memory")

@@ -109,7 +109,8 @@ class AtATerminal(talk.TalkTest):
         terminal = self.chat("--max-tokens", 2)
         for command, answer in ((b"/fly\n", "no command /fly"), (b"/undo\n", "nothing to take back"),
                                 (b"A question\n", "0 reused"), (b"/undo\n", "taken back"),
-                                (b"A question\n", "reused (ram)"), (b"/reset\n", "begins again")):
+                                (b"A question\n", "reused (ram)"), (b"/trim\n", "How many"),
+                                (b"/trim 1\n", "stopped: end"), (b"/reset\n", "begins again")):
             terminal.type(command)
             terminal.wait_for(answer)
             terminal.wait_for("> ")

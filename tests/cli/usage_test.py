@@ -81,7 +81,11 @@ class Usage(program.ProgramTest):
         for group in ("0", "16", "256", "x"):
             words = ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "8", "--kv-group", group]
             self.assert_error(2, words, f"'{group}'", "32, 64 or 128")
+        for start in ("-1", "x", "1.5"):
+            words = ["run", "-m", TINY, "--raw", "--prompt", "x", "--kv", "8", "--kv-start", start]
+            self.assert_error(2, words, "--kv-start", f"'{start}'")
         for kv in ([], ["--kv", "bf16"], ["--kv", "f32"]):
+            self.assert_error(2, ["inspect", "-m", TINY, *kv, "--kv-start", "64"], "--kv-start", "8 or 4")
             words = ["inspect", "-m", TINY, *kv, "--kv-group", "64"]
             self.assert_error(2, words, "--kv-group", "8 or 4")
         run = ["run", "-m", TINY, "--raw", "--prompt", "x"]

@@ -14,13 +14,13 @@ constexpr int kMostSteps = 20;        // tokens of a reply
 constexpr int kVocabulary = 264;
 
 int most_blocks(const KvCache& cache) {
-  const auto slices = static_cast<std::uint64_t>(cache.layout().slices);
-  std::uint64_t fits = 0;
-  for (std::uint64_t too_many = cache.stats().pages_limit / slices + 1; too_many - fits > 1;) {
-    const std::uint64_t middle = fits + (too_many - fits) / 2;
-    (cache.could_fit(middle * slices) ? fits : too_many) = middle;
+  int fits = 0;
+  for (int too_many = 1 << 22; too_many - fits > 1;) {
+    const int middle = fits + (too_many - fits) / 2;
+    const int tokens = middle * kBlockTokens;
+    (cache.could_fit(cache.layout().pages_for(tokens, tokens)) ? fits : too_many) = middle;
   }
-  return static_cast<int>(fits);
+  return fits;
 }
 
 }  // namespace
@@ -148,7 +148,7 @@ void Conversations::junk(KvCache& cache) {
   BlockTable table = cache.open_private();
   if (!cache.extend(table, (1 + random_.below(20)) * kBlockTokens).ok()) return;
   const KvView view = cache.view(table);
-  for (int slice = 0; slice < view.layout->slices; ++slice) {
+  for (int slice = 0; slice < view.layout->division.slices; ++slice) {
     for (int page = 0; page < view.page_count; ++page) {
       auto* words = reinterpret_cast<std::uint32_t*>(view.pages[static_cast<std::size_t>(slice)][page]);
       for (std::size_t i = 0; i < view.layout->page_bytes() / 4; ++i) {

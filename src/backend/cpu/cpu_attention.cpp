@@ -46,8 +46,30 @@ Sight sight(const AttentionConfig& config, const KvLayout& layout, std::int32_t 
   return {.begin = begin, .kept_begin = low, .kept_end = std::max(low, std::min(layout.keep, begin))};
 }
 
-int chunks_for(int keys) {
-  return (keys + kChunkKeys - 1) / kChunkKeys;
+// The chunk in which values become codes is two: its keys before layout.start, and those from there on. Numbers of
+// chunks that follow are one higher than the kernels'.
+bool is_cut(const KvLayout& layout) {
+  return layout.start % kChunkKeys != 0;
+}
+
+int chunk_of(const KvLayout& layout, int key) {
+  return key / kChunkKeys + (is_cut(layout) && key >= layout.start ? 1 : 0);
+}
+
+int chunks_for(const KvLayout& layout, int keys) {
+  return keys > 0 ? chunk_of(layout, keys - 1) + 1 : 0;
+}
+
+struct Chunk {
+  int number;  // the kernels'
+  bool early;
+  bool whole;
+};
+
+Chunk chunk_at(const KvLayout& layout, int chunk) {
+  const int cut = layout.start / kChunkKeys;
+  if (!is_cut(layout)) return {chunk, chunk < cut, true};
+  return {chunk > cut ? chunk - 1 : chunk, chunk <= cut, chunk != cut && chunk != cut + 1};
 }
 
 }  // namespace
@@ -80,6 +102,17 @@ struct CpuAttention::Bounds {
     args.kept_end = kept ? kept_end : nullptr;
     args.rows = rows;
   }
+  // The same of keys [from, to) alone.
+  [[nodiscard]] Bounds of(int from, int to) const {
+    Bounds result = *this;
+    for (int i = 0; i < rows; ++i) {
+      result.end[i] = std::min(end[i], to);
+      result.begin[i] = std::min(std::max(begin[i], from), result.end[i]);
+      result.kept_end[i] = std::min(kept_end[i], to);
+      result.kept_begin[i] = std::min(std::max(kept_begin[i], from), result.kept_end[i]);
+    }
+    return result;
+  }
   // As seen from the chunk's first key.
   [[nodiscard]] Bounds within(int chunk) const {
     Bounds result = *this;
@@ -106,11 +139,12 @@ Result<void> CpuAttention::reserve(HostArena& arena, const AttentionConfig& conf
   max_rows_ = rows;
   const auto dim = static_cast<std::size_t>(config.head_dim);
   const auto threads = static_cast<std::size_t>(pool_.threads());
-  // An f32 query is the larger of the two formats.
+  // An f32 query takes as much as one in bf16 and one for keys in codes.
   DALSEGNO_ASSIGN(
       q, arena.allocate(static_cast<std::size_t>(rows) * static_cast<std::size_t>(config.heads) * dim * sizeof(float),
                         "the queries of a step"));
   q_ = q;
+  q_codes_ = q + static_cast<std::size_t>(rows) * static_cast<std::size_t>(config.heads) * dim * sizeof(std::uint16_t);
   const auto chunks = static_cast<std::size_t>((positions + kChunkKeys - 1) / kChunkKeys);
   split_states_ = std::min(kSplitStates, chunks * static_cast<std::size_t>(config.heads * kQueryRows));
   const std::size_t count = split_states_ + 2 * threads * kQueryRows;
@@ -129,55 +163,69 @@ Result<void> CpuAttention::reserve(HostArena& arena, const AttentionConfig& conf
   return {};
 }
 
+void CpuAttention::store_q(const float* q, const AttentionConfig& config, KvFormat format, int row, int head) {
+  const int group = config.heads / config.kv_heads;
+  const std::size_t at =
+      ((static_cast<std::size_t>(head / group) * static_cast<std::size_t>(max_rows_) + static_cast<std::size_t>(row)) *
+           static_cast<std::size_t>(group) +
+       static_cast<std::size_t>(head % group)) *
+      static_cast<std::size_t>(config.head_dim);
+  kernels_.store_q(q, config.head_dim, format, queries(format) + at * element_bytes(format));
+}
+
 bool CpuAttention::store_row(float* qkv, const CpuRope& rope, const AttentionConfig& config,
                              const StepSequence& sequence, int row, int position) {
   const int dim = config.head_dim;
-  const int group = config.heads / config.kv_heads;
   const std::size_t half = static_cast<std::size_t>(rope.dims / 2);
   const float* cos = rope.cos + static_cast<std::size_t>(position) * half;
   const float* sin = rope.sin + static_cast<std::size_t>(position) * half;
   const KvLayout& layout = *sequence.kv.layout;
+  const int block = position / kBlockTokens;
+  const bool early = layout.is_early(block);
+  const KvFormat format = layout.format_of(early);
   for (int h = 0; h < config.heads; ++h) {
     float* q = qkv + h * dim;
     kernels_.rope(q, rope.dims, cos, sin, rope.interleaved);
-    if (is_quantised(layout.format)) kernels_.hadamard(q, dim, 1.0F / static_cast<float>(hadamard_size(dim)));
-    const std::size_t at =
-        ((static_cast<std::size_t>(h / group) * static_cast<std::size_t>(max_rows_) + static_cast<std::size_t>(row)) *
-             static_cast<std::size_t>(group) +
-         static_cast<std::size_t>(h % group)) *
-        static_cast<std::size_t>(dim);
-    kernels_.store_q(q, dim, layout.format, q_ + at * element_bytes(layout.format));
+    if (early || layout.start > 0) store_q(q, config, layout.format_of(true), row, h);
+    if (early) continue;
+    if (is_quantised(format)) kernels_.hadamard(q, dim, 1.0F / static_cast<float>(hadamard_size(dim)));
+    store_q(q, config, format, row, h);
   }
   bool finite = true;
-  std::byte* page = sequence.kv.pages_for(config.layer)[position / kBlockTokens];
+  std::byte* page = sequence.kv.pages_for(config.layer, early)[block];
   const int slot = position % kBlockTokens;
   for (int h = 0; h < config.kv_heads; ++h) {
     float* k = qkv + (config.heads + h) * dim;
     const float* v = qkv + (config.heads + config.kv_heads + h) * dim;
     kernels_.rope(k, rope.dims, cos, sin, rope.interleaved);
-    std::byte* part = page + layout.k_offset(config.layer, h);
-    if (is_quantised(layout.format)) {
+    std::byte* part = page + layout.k_offset(config.layer, h, early);
+    if (is_quantised(format)) {
       const KvCodes codes = layout.codes();
       kernels_.hadamard(k, dim, 1.0F);
       finite &= kernels_.store_codes(k, codes, KvPart::keys, part, slot);
       finite &= kernels_.store_codes(v, codes, KvPart::values, part + codes.bytes, slot);
     } else {
-      finite &= kernels_.store_k(k, dim, layout.format, part, slot);
-      finite &= kernels_.store_v(v, dim, layout.format, part + layout.part_bytes(), slot);
+      finite &= kernels_.store_k(k, dim, format, part, slot);
+      finite &= kernels_.store_v(v, dim, format, part + layout.part_bytes(early), slot);
     }
   }
   return finite;
 }
 
-void CpuAttention::keep_rows(std::span<const std::int32_t> rows, KvFormat format, const AttentionConfig& config) {
+void CpuAttention::keep_rows(std::span<const std::int32_t> rows, const KvLayout& layout,
+                             const AttentionConfig& config) {
   const std::size_t bytes = static_cast<std::size_t>(config.heads / config.kv_heads) *
-                            static_cast<std::size_t>(config.head_dim) * element_bytes(format);
-  for (int head = 0; head < config.kv_heads; ++head) {
-    std::byte* of_head = q_ + static_cast<std::size_t>(head) * static_cast<std::size_t>(max_rows_) * bytes;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      std::memmove(of_head + i * bytes, of_head + static_cast<std::size_t>(rows[i]) * bytes, bytes);
+                            static_cast<std::size_t>(config.head_dim) * element_bytes(layout.format);
+  const auto keep = [&](std::byte* q) {
+    for (int head = 0; head < config.kv_heads; ++head) {
+      std::byte* of_head = q + static_cast<std::size_t>(head) * static_cast<std::size_t>(max_rows_) * bytes;
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        std::memmove(of_head + i * bytes, of_head + static_cast<std::size_t>(rows[i]) * bytes, bytes);
+      }
     }
-  }
+  };
+  keep(queries(layout.format));
+  if (layout.start > 0) keep(queries(layout.format_of(true)));
 }
 
 void CpuAttention::plan(std::span<const StepSequence> sequences, const AttentionConfig& config) {
@@ -192,11 +240,11 @@ void CpuAttention::plan(std::span<const StepSequence> sequences, const Attention
       const KvLayout& layout = *sequence.kv.layout;
       const Sight first = sight(config, layout, position);
       const Sight last = sight(config, layout, position + rows - 1);
-      const int first_chunk = first.begin / kChunkKeys;
+      const int first_chunk = chunk_of(layout, first.begin);
       span_of_row_.insert(span_of_row_.end(), static_cast<std::size_t>(rows), static_cast<int>(spans_.size()));
       spans_.push_back({&sequence, sequence.first_row + row, rows, position,
-                        first.kept_end > first.kept_begin ? 0 : first_chunk, first_chunk, chunks_for(last.kept_end),
-                        (position + rows - 1) / kChunkKeys + 1, -1});
+                        first.kept_end > first.kept_begin ? 0 : first_chunk, first_chunk,
+                        chunks_for(layout, last.kept_end), chunk_of(layout, position + rows - 1) + 1, -1});
     }
   }
   const int items = static_cast<int>(spans_.size()) * config.kv_heads;
@@ -245,10 +293,12 @@ void CpuAttention::plan_chunk(const AttentionConfig& config, int chunk) {
   const auto takes_part = [&](const Span& span) { return span.split_row >= 0 && span.sees(chunk); };
   const auto same_pages = [&](const Span& a, const Span& b) {
     if (a.sequence == b.sequence) return true;
-    const int end = (chunk + 1) * kChunkBlocks;
+    const Chunk at = chunk_at(*a.sequence->kv.layout, chunk);
+    const int end = (at.number + 1) * kChunkBlocks;
     if (a.sequence->kv.page_count < end || b.sequence->kv.page_count < end) return false;
-    std::byte* const* pages = a.sequence->kv.pages_for(config.layer) + end - kChunkBlocks;
-    return std::equal(pages, pages + kChunkBlocks, b.sequence->kv.pages_for(config.layer) + end - kChunkBlocks);
+    std::byte* const* pages = a.sequence->kv.pages_for(config.layer, at.early) + end - kChunkBlocks;
+    std::byte* const* theirs = b.sequence->kv.pages_for(config.layer, at.early) + end - kChunkBlocks;
+    return std::equal(pages, pages + kChunkBlocks, theirs);
   };
   const int count = static_cast<int>(spans_.size());
   for (int first = 0; first < count;) {
@@ -271,18 +321,19 @@ void CpuAttention::prepare(const Item& item, int chunk, const AttentionConfig& c
   const Span& leader = spans_[static_cast<std::size_t>(item.first)];
   const StepSequence& sequence = *leader.sequence;
   const KvLayout& layout = *sequence.kv.layout;
-  args.format = layout.format;
+  const Chunk at = chunk_at(layout, chunk);
+  args.format = layout.format_of(at.early);
   args.head_dim = config.head_dim;
-  args.pages = sequence.kv.pages_for(config.layer);
+  args.pages = sequence.kv.pages_for(config.layer, at.early);
   args.page_count = sequence.kv.page_count;
-  args.k_offset = layout.k_offset(config.layer, item.kv_head);
-  args.v_offset = args.k_offset + layout.part_bytes();
+  args.k_offset = layout.k_offset(config.layer, item.kv_head, at.early);
+  args.v_offset = args.k_offset + layout.part_bytes(at.early);
   args.q_stride = static_cast<std::size_t>(config.head_dim);
   const std::size_t row = static_cast<std::size_t>(item.kv_head) * static_cast<std::size_t>(max_rows_) +
                           static_cast<std::size_t>(leader.first_row);
   const auto group = static_cast<std::size_t>(config.heads / config.kv_heads);
-  args.q = q_ + row * group * args.q_stride * element_bytes(layout.format);
-  args.chunk = chunk;
+  args.q = queries(args.format) + row * group * args.q_stride * element_bytes(args.format);
+  args.chunk = at.number;
   args.scale = config.scale;
 }
 
@@ -323,8 +374,17 @@ void CpuAttention::attend_codes(int thread, const KvLayout& layout, const Bounds
   kernels_.attend(args);
 }
 
-void CpuAttention::attend_chunk(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args) {
-  if (is_quantised(layout.format)) return attend_codes(thread, layout, bounds, args);
+void CpuAttention::attend_chunk(int thread, const KvLayout& layout, int chunk, const Bounds& bounds,
+                                AttentionArgs& args) {
+  const Chunk at = chunk_at(layout, chunk);
+  if (!at.whole) {
+    const int first = at.number * kChunkKeys;
+    const Bounds part = at.early ? bounds.of(first, layout.start) : bounds.of(layout.start, first + kChunkKeys);
+    if (!at.early) return attend_codes(thread, layout, part, args);
+    part.give(args);
+    return kernels_.attend(args);
+  }
+  if (is_quantised(args.format)) return attend_codes(thread, layout, bounds, args);
   bounds.give(args);
   kernels_.attend(args);
 }
@@ -347,7 +407,7 @@ void CpuAttention::run_chunk(int item, const AttentionConfig& config, int thread
     prepare(following, following.chunk, config, next);
     args.next = &next;
   }
-  attend_chunk(thread, *leader.sequence->kv.layout, bounds, args);
+  attend_chunk(thread, *leader.sequence->kv.layout, present.chunk, bounds, args);
 }
 
 void CpuAttention::run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns) {
@@ -361,7 +421,7 @@ void CpuAttention::run_whole(const Item& item, const AttentionConfig& config, in
     if (!span.sees(chunk)) continue;
     prepare(item, chunk, config, args);
     args.out = chunk == span.first_chunk ? total : part;
-    attend_chunk(thread, *span.sequence->kv.layout, bounds, args);
+    attend_chunk(thread, *span.sequence->kv.layout, chunk, bounds, args);
     for (int i = 0; i < bounds.rows && chunk > span.first_chunk; ++i) {
       kernels_.merge(total[i], part[i], config.head_dim);
     }

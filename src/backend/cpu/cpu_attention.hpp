@@ -18,6 +18,7 @@ namespace dalsegno {
 //   sequences share the chunk's pages), so that pages many sequences share are read once per kQueryRows rows, and one
 //   long sequence keeps every thread busy. finish_row() merges the chunks.
 // - Where it has many (prefill), an item is (some rows, K/V head) and walks all their chunks.
+// A chunk in which K/V become codes (KvLayout::start) is two: chunks here are numbered so.
 class CpuAttention {
  public:
   CpuAttention(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}
@@ -28,7 +29,7 @@ class CpuAttention {
   bool store_row(float* qkv, const CpuRope& rope, const AttentionConfig& config, const StepSequence& sequence, int row,
                  int position);
   // Keeps the queries of `rows` (ascending) alone, as rows 0, 1, ...
-  void keep_rows(std::span<const std::int32_t> rows, KvFormat format, const AttentionConfig& config);
+  void keep_rows(std::span<const std::int32_t> rows, const KvLayout& layout, const AttentionConfig& config);
   // out: [rows, heads * head_dim] f32, complete once finish_row() was called for each row.
   void attend(std::span<const StepSequence> sequences, const AttentionConfig& config, float* out, int out_columns);
   // out: the row's [heads * head_dim]. Threads: different rows at the same time.
@@ -64,7 +65,10 @@ class CpuAttention {
   void prepare(const Item& item, int chunk, const AttentionConfig& config, AttentionArgs& args);
   struct Bounds;
   void attend_codes(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args);
-  void attend_chunk(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args);
+  void attend_chunk(int thread, const KvLayout& layout, int chunk, const Bounds& bounds, AttentionArgs& args);
+  void store_q(const float* q, const AttentionConfig& config, KvFormat format, int row, int head);
+  // The queries that meet keys of this format.
+  [[nodiscard]] std::byte* queries(KvFormat format) const { return is_quantised(format) ? q_codes_ : q_; }
   void run_chunk(int item, const AttentionConfig& config, int thread, int end);
   void run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns);
   [[nodiscard]] std::size_t state(int chunk, int kv_head, int split_row, int group) const {
@@ -77,6 +81,7 @@ class CpuAttention {
   ThreadPool& pool_;
   const Kernels& kernels_;
   std::byte* q_ = nullptr;        // [kv_head][row][group][head_dim]
+  std::byte* q_codes_ = nullptr;  // the same for keys in codes; where there are none, q_ reaches into it
   std::size_t split_states_ = 0;  // how many states splitting may use; run_whole()'s follow
   int max_rows_ = 0;
   int kv_heads_ = 0;

@@ -257,18 +257,21 @@ void CpuBackend::begin(const Step& step) {
   for (std::vector<std::byte*>& pages : ahead_pages_) pages.clear();
   ahead_.count = 0;
   if (rows() <= kStreamingRows || rows() > kAheadRows) return;
-  for (int slice = 0; slice < step.sequences.front().kv.layout->slices; ++slice) list_ahead(slice);
+  for (int slice = 0; slice < step.sequences.front().kv.layout->division.slices; ++slice) list_ahead(slice);
 }
 
-// The pages of a slice that the step's attention reads.
+// The pages of a slice that the step's attention reads, those of early blocks aside.
 void CpuBackend::list_ahead(int slice) {
   const auto at = static_cast<std::size_t>(slice);
   const KvView* before = nullptr;
   for (const StepSequence& sequence : step_.sequences) {
     const KvView& kv = sequence.kv;
-    const int first =
-        kv.layout->window_of(slice) > 0 ? kv.layout->first_seen(sequence.first_position) / kBlockTokens : 0;
-    for (int page = first; page < kv.page_count; ++page) {
+    const KvLayout& layout = *kv.layout;
+    const bool in_window = slice >= layout.division.full_slices;
+    const int first = in_window ? layout.first_seen(sequence.first_position) / kBlockTokens : 0;
+    for (int page = 0; page < kv.page_count; ++page) {
+      if (page == layout.sink_blocks) page = std::max(page, first);
+      if (page >= kv.page_count) break;
       std::byte* const memory = kv.pages[at][page];
       const bool shared = before != nullptr && page < before->page_count && before->pages[at][page] == memory;
       if (memory != nullptr && !shared) ahead_pages_[at].push_back(memory);
@@ -489,7 +492,7 @@ void CpuBackend::keep_logit_rows(Buffer& x, const AttentionConfig& config) {
     std::memmove(values.row(static_cast<int>(i)), values.row(row),
                  static_cast<std::size_t>(values.columns) * sizeof(float));
   }
-  attention_.keep_rows(wanted, step_.sequences.front().kv.layout->format, config);
+  attention_.keep_rows(wanted, *step_.sequences.front().kv.layout, config);
   only_logit_rows_ = true;
 }
 
