@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -65,8 +66,9 @@ struct Reply {
 // requests queue, run together in steps, and get the bits they would get alone.
 class Engine {
  public:
-  // Errors: not_found, corrupt, unsupported, exhausted (the budget cannot hold the model).
-  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options);
+  // Errors: not_found, corrupt, unsupported, exhausted (the budget cannot hold the model), cancelled. Whatever the
+  // error, what was loaded until then has been freed.
+  static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const std::stop_token& cancel = {});
   virtual ~Engine() = default;
 
   // Blocks until the reply is done. Errors: invalid_argument (empty prompt, ids outside the

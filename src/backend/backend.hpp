@@ -89,7 +89,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Load time. Errors: corrupt (non-finite weights, named), exhausted.
+  // Load time. Errors: corrupt (non-finite weights, named), exhausted, cancelled.
   virtual Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) = 0;
   // The parts' values one after another; each part is f32 with n == 1.
   virtual Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) = 0;

@@ -7,6 +7,7 @@
 #include "model/llama.hpp"
 #include "model/qwen2.hpp"
 #include "model/qwen3.hpp"
+#include "tensor/packing.hpp"
 
 namespace dalsegno {
 namespace {
@@ -50,6 +51,17 @@ Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfi
                              quoted_path(file.path()), config.architecture, known)};
   }
   return row->load(file, config, limits, backend);
+}
+
+std::uint64_t packed_weight_bytes(const GgufFile& file) {
+  std::uint64_t bytes = 0;
+  for (const GgufTensor& tensor : file.tensors()) {
+    const bool matrix = tensor.dims.size() == 2;
+    bytes += matrix ? packed_bytes(packed_format(tensor.type), static_cast<int>(tensor.dims[1]),
+                                   static_cast<int>(tensor.dims[0]))
+                    : tensor.bytes;
+  }
+  return bytes;
 }
 
 std::uint64_t work_bytes_estimate(const ModelConfig& config, int activation_bits) {

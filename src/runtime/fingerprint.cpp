@@ -20,7 +20,8 @@ struct Piece {
   std::size_t bytes;
 };
 
-std::array<std::byte, 32> hash_of(const GgufFile& file, const ModelConfig& config, ThreadPool& pool) {
+Result<std::array<std::byte, 32>> hash_of(const GgufFile& file, const ModelConfig& config, ThreadPool& pool,
+                                          const std::stop_token& cancel) {
   std::string table = fmt::format(
       "{} layers {} hidden {} ff {} heads {} kv {} dim {} vocab {} eps {:a} rope {} {:a} {:a} "
       "window {} {} {:a} scale {:a}\n",
@@ -40,11 +41,12 @@ std::array<std::byte, 32> hash_of(const GgufFile& file, const ModelConfig& confi
   SHA256(reinterpret_cast<const unsigned char*>(table.data()), table.size(), hashes.data());
   std::atomic<std::size_t> next{0};
   pool.run([&](int, int) {
-    for (std::size_t i; (i = next.fetch_add(1)) < pieces.size();) {
+    for (std::size_t i; (i = next.fetch_add(1)) < pieces.size() && !cancel.stop_requested();) {
       SHA256(reinterpret_cast<const unsigned char*>(pieces[i].data), pieces[i].bytes, &hashes[kHash * (i + 1)]);
       file.forget({pieces[i].data, pieces[i].bytes});
     }
   });
+  if (cancel.stop_requested()) return Error{ErrorCode::cancelled, "loading was cancelled"};
   std::array<std::byte, 32> result{};
   SHA256(hashes.data(), hashes.size(), reinterpret_cast<unsigned char*>(result.data()));
   return result;
@@ -52,10 +54,11 @@ std::array<std::byte, 32> hash_of(const GgufFile& file, const ModelConfig& confi
 
 }  // namespace
 
-std::array<std::byte, 32> fingerprint(const GgufFile& file, const ModelConfig& config, ThreadPool& pool) {
+Result<std::array<std::byte, 32>> fingerprint(const GgufFile& file, const ModelConfig& config, ThreadPool& pool,
+                                              const std::stop_token& cancel) {
   const FingerprintMemory memory;
   if (const auto remembered = memory.recall(file.identity())) return *remembered;
-  const std::array<std::byte, 32> hash = hash_of(file, config, pool);
+  DALSEGNO_ASSIGN(hash, hash_of(file, config, pool, cancel));
   memory.remember(file.identity(), hash);
   return hash;
 }

@@ -19,7 +19,7 @@ TEST(Fingerprint, DiffersWithEveryNumberThatChangesALogit) {
   const auto config = read_config(**file);
   ASSERT_TRUE(config.ok());
   ThreadPool pool(2);
-  const auto hash = [&](const ModelConfig& changed) { return fingerprint(**file, changed, pool); };
+  const auto hash = [&](const ModelConfig& changed) { return fingerprint(**file, changed, pool).value(); };
   const auto sound = hash(*config);
   EXPECT_EQ(hash(*config), sound);
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> changes = {

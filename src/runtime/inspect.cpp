@@ -69,17 +69,6 @@ void describe_unknown(const GgufFile& file, const std::string& architecture, Ins
   }
 }
 
-std::uint64_t packed_weights(const GgufFile& file) {
-  std::uint64_t bytes = 0;
-  for (const GgufTensor& tensor : file.tensors()) {
-    const bool matrix = tensor.dims.size() == 2;
-    bytes += matrix ? packed_bytes(packed_format(tensor.type), static_cast<int>(tensor.dims[1]),
-                                   static_cast<int>(tensor.dims[0]))
-                    : tensor.bytes;
-  }
-  return bytes;
-}
-
 void describe_sizes(const ModelConfig& config, InspectReport& report) {
   report.layers = config.layers;
   report.hidden = config.hidden;
@@ -100,7 +89,7 @@ void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& 
   report.kv_start = kv.start;
   if (!report.runnable) return;
   config.context = report.at_context;
-  report.packed_weight_bytes = packed_weights(file);
+  report.packed_weight_bytes = packed_weight_bytes(file);
   report.memory_at_context = report.packed_weight_bytes +
                              layout.pages_for(report.at_context, ModelLimits{}.rows) * layout.page_bytes() +
                              work_bytes_estimate(config, activation_bits);

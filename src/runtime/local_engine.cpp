@@ -10,6 +10,7 @@
 #include "backend/cpu/cpu_backend.hpp"
 #include "dalsegno/diagnostics.hpp"
 #include "gguf/gguf.hpp"
+#include "gguf/printable.hpp"
 #include "model/kv_layout.hpp"
 #include "model/registry.hpp"
 #include "runtime/fingerprint.hpp"
@@ -44,22 +45,16 @@ std::uint64_t vocabulary_bytes(const GgufFile& file) {
 }
 
 // What other engines cached makes way for the weights, and for as much again to work with.
-void make_room(ProcessMemory& memory, const std::string& path) {
+void make_room(ProcessMemory& memory, const std::string& path, const std::stop_token& cancel) {
   std::error_code error;
   const std::uintmax_t file = std::filesystem::file_size(path, error);
   if (error) return;
   const std::uint64_t limit = memory.budget().limit();
-  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, limit - std::min<std::uint64_t>(limit, 2 * file))});
+  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, limit - std::min<std::uint64_t>(limit, 2 * file))}, nullptr,
+                      cancel);
 }
 
-}  // namespace
-
-Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options) {
-  DALSEGNO_ASSIGN(engine, LocalEngine::open(options));
-  return std::unique_ptr<Engine>(std::move(engine));
-}
-
-Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& options) {
+Result<void> check_switches(const EngineOptions& options) {
   if (options.threads < 0 || options.threads > kMaxThreads) {
     return Error{ErrorCode::invalid_argument,
                  fmt::format("{} threads are not possible; choose 1 to {}", options.threads, kMaxThreads)};
@@ -71,19 +66,51 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
   if (!(options.step_ms >= 0)) {
     return Error{ErrorCode::invalid_argument, fmt::format("steps of {} ms are not possible", options.step_ms)};
   }
+  return {};
+}
+
+Result<void> check_context(const EngineOptions& options, const ModelConfig& config) {
+  if (options.context >= 0 && options.context <= config.context) return {};
+  return Error{ErrorCode::invalid_argument,
+               fmt::format("a context of {} tokens is not possible; {} was made for at most {}", options.context,
+                           options.model_path, config.context)};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::open(const EngineOptions& options, const std::stop_token& cancel) {
+  DALSEGNO_ASSIGN(engine, LocalEngine::open(options, cancel));
+  return std::unique_ptr<Engine>(std::move(engine));
+}
+
+Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& options, const std::stop_token& cancel) {
+  DALSEGNO_TRY(check_switches(options));
   DALSEGNO_ASSIGN(kernels, chosen_kernels());
   DALSEGNO_ASSIGN(memory, ProcessMemory::join(options.memory));
   const ProcessMemory::Use loading = memory->use();
   const int threads = options.threads > 0 ? options.threads : default_threads();
   std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, threads));
-  make_room(*memory, options.model_path);
+  make_room(*memory, options.model_path, cancel);
   // The vocabulary's tables take one thread about as long as the weights take all.
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::open(options.model_path); });
-  Result<void> loaded = engine->load(options);
+  Result<void> loaded = engine->load(options, cancel);
   DALSEGNO_ASSIGN(opened, tokenizer.get());
   DALSEGNO_TRY(std::move(loaded));
+  if (cancel.stop_requested()) {
+    return Error{ErrorCode::cancelled, fmt::format("{}: loading was cancelled", quoted_path(options.model_path))};
+  }
   engine->tokenizer_ = std::move(opened);
   return engine;
+}
+
+Result<std::uint64_t> LocalEngine::bytes_needed(const EngineOptions& options) {
+  DALSEGNO_TRY(check_switches(options));
+  DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
+  DALSEGNO_ASSIGN(config, read_config(*file));
+  DALSEGNO_TRY(kv_options(config, options.kv));
+  DALSEGNO_TRY(check_context(options, config));
+  if (options.context > 0) config.context = options.context;
+  return packed_weight_bytes(*file) + work_bytes_estimate(config, options.activation_bits) + vocabulary_bytes(*file);
 }
 
 LocalEngine::LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads)
@@ -111,20 +138,16 @@ void LocalEngine::cut(const ProcessMemory::Cut& cut) {
   });
 }
 
-Result<void> LocalEngine::load(const EngineOptions& options) {
+Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_token& cancel) {
   DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
   DALSEGNO_ASSIGN(config, read_config(*file));
   config_ = config;
   DALSEGNO_ASSIGN(kv, kv_options(config, options.kv));
-  if (options.context < 0 || options.context > config.context) {
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("a context of {} tokens is not possible; {} was made for at most {}", options.context,
-                             options.model_path, config.context)};
-  }
+  DALSEGNO_TRY(check_context(options, config));
   DALSEGNO_ASSIGN(vocabulary, memory_->budget().reserve(MemoryKind::work, vocabulary_bytes(*file), "the vocabulary"));
   vocabulary_ = std::move(vocabulary);
   const int wanted = options.context > 0 ? options.context : config.context;
-  backend_ = make_cpu_backend(pool_, kernels_, memory_->budget(), options.activation_bits);
+  backend_ = make_cpu_backend(pool_, kernels_, memory_->budget(), options.activation_bits, cancel);
   ModelLimits limits;
   limits.positions = wanted;
   DALSEGNO_ASSIGN(model, load_model(*file, config, limits, *backend_));
@@ -149,7 +172,8 @@ Result<void> LocalEngine::load(const EngineOptions& options) {
   }
 
   NumericsKey key;
-  key.fingerprint = fingerprint(*file, config, pool_);
+  DALSEGNO_ASSIGN(file_fingerprint, fingerprint(*file, config, pool_, cancel));
+  key.fingerprint = file_fingerprint;
   key.activation_bits = options.activation_bits;
   key.kv = kv;
   key.numerics_version = kNumericsVersion;
@@ -212,6 +236,10 @@ Result<Explanation> LocalEngine::explain(std::span<const TokenId> prompt, const 
   const int size = static_cast<int>(prompt.size());
   const Admission seen = scheduler_->preview(prompt, size - 1, salt);
   return Explanation{size, seen.reused, seen.report(), 1e3 * seen.token_seconds * (size - seen.reused)};
+}
+
+std::uint64_t LocalEngine::bytes() const {
+  return backend_->weight_bytes() + backend_->work_bytes() + vocabulary_.bytes();
 }
 
 const Vocabulary& LocalEngine::vocabulary() const {

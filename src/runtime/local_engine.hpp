@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 
 #include "backend/backend.hpp"
@@ -20,7 +21,9 @@ namespace dalsegno {
 // The engine of one model in this process: everything it needs, wired.
 class LocalEngine final : public Engine {
  public:
-  static Result<std::unique_ptr<LocalEngine>> open(const EngineOptions& options);
+  static Result<std::unique_ptr<LocalEngine>> open(const EngineOptions& options, const std::stop_token& cancel = {});
+  // About what bytes() will be, from the file's header. Errors: those of open() that need no more than that.
+  static Result<std::uint64_t> bytes_needed(const EngineOptions& options);
 
   ~LocalEngine() override;
   LocalEngine(const LocalEngine&) = delete;
@@ -38,6 +41,8 @@ class LocalEngine final : public Engine {
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
   [[nodiscard]] Result<void> check_options(const GenerateOptions& options) const;
   [[nodiscard]] const Vocabulary& vocabulary() const;
+  // Reserved for as long as it is open: all but what it caches and the index of that.
+  [[nodiscard]] std::uint64_t bytes() const;
   [[nodiscard]] const Kernels& kernels() const { return kernels_; }
   [[nodiscard]] ProcessMemory& memory() { return *memory_; }
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
@@ -47,7 +52,7 @@ class LocalEngine final : public Engine {
  private:
   LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads);
   void cut(const ProcessMemory::Cut& cut);
-  Result<void> load(const EngineOptions& options);
+  Result<void> load(const EngineOptions& options, const std::stop_token& cancel);
 
   // Constant after open(); destroyed from the last to the first.
   std::optional<Tokenizer> tokenizer_;

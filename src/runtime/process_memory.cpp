@@ -122,7 +122,7 @@ int ProcessMemory::ask(const Cut& cut, const void* except) {
 }
 
 // The promise goes with the last copy of `done`: also when an engine ends before it was asked.
-void ProcessMemory::ask_and_wait(Cut cut, const void* except) {
+void ProcessMemory::ask_and_wait(Cut cut, const void* except, const std::stop_token& cancel) {
   auto all = std::make_shared<std::promise<void>>();
   const std::future<void> done = all->get_future();
   cut.done = [all = std::move(all), then = std::move(cut.done)] {
@@ -130,7 +130,10 @@ void ProcessMemory::ask_and_wait(Cut cut, const void* except) {
   };
   ask(cut, except);
   cut.done = nullptr;
-  done.wait();
+  if (!cancel.stop_possible()) return done.wait();
+  constexpr std::chrono::milliseconds kLook{5};
+  while (!cancel.stop_requested() && done.wait_for(kLook) != std::future_status::ready) {
+  }
 }
 
 MemoryReport ProcessMemory::report() const {

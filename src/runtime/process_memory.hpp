@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -71,8 +72,8 @@ class ProcessMemory : public std::enable_shared_from_this<ProcessMemory> {
   void remove(const void* id);
   // Asks all holders but `except`; returns at once, with the number that were asked.
   int ask(const Cut& cut, const void* except = nullptr);
-  // The same, and waits until they are through.
-  void ask_and_wait(Cut cut, const void* except = nullptr);
+  // The same, and waits until they are through, or no longer when cancelled.
+  void ask_and_wait(Cut cut, const void* except = nullptr, const std::stop_token& cancel = {});
   [[nodiscard]] MemoryReport report() const;
 
  private:

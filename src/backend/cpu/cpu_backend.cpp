@@ -36,6 +36,8 @@ constexpr int kAheadRows = 64;
 constexpr std::size_t kAheadBytes = 8U << 20;
 // Logits of a share: what their thread still has in L2 when it looks for values that are not finite.
 constexpr std::size_t kLogitShareBytes = 512U << 10;
+// Packed by a thread between two looks at whether loading was cancelled: a millisecond, or ten from a slow disk.
+constexpr std::size_t kLoadBytes = 1U << 20;
 // Bytes per row, panel and group of k. Kernels fetch the next panel first: from 16 rows on that much room is left.
 constexpr std::size_t kAheadPerRow = 20;
 
@@ -51,10 +53,12 @@ Error not_finite(const std::string& tensor) {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget, int activation_bits)
+  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget, int activation_bits,
+             const std::stop_token& cancel)
       : pool_(pool),
         kernels_(kernels),
         activation_bits_(activation_bits),
+        cancel_(cancel),
         weights_(budget, MemoryKind::weights),
         work_(budget, MemoryKind::work),
         tables_(budget, MemoryKind::work),
@@ -120,6 +124,7 @@ class CpuBackend final : public Backend {
   ThreadPool& pool_;
   const Kernels& kernels_;
   const int activation_bits_;
+  const std::stop_token cancel_;  // of load()
   HostArena weights_;
   HostArena work_;    // buffers of a step: nothing in them outlives it
   HostArena tables_;  // of RoPE
@@ -142,12 +147,17 @@ Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> p
     const PackedFormat format = packed_format(source.type);
     DALSEGNO_ASSIGN(data, weights_.allocate(packed_bytes(format, source.n, source.k), "tensor " + source.name));
     const int panels = (source.n + kPanelColumns - 1) / kPanelColumns;
+    const int share = static_cast<int>(std::max<std::size_t>(1, kLoadBytes / packed_panel_bytes(format, source.k)));
     std::atomic<bool> finite{true};
     pool_.run([&](int part, int count) {
       const int begin = panels * part / count;
       const int end = panels * (part + 1) / count;
-      if (!pack_panels(source.type, source.data, source.n, source.k, begin, end, data)) finite = false;
+      for (int at = begin; at < end && !cancel_.stop_requested(); at += share) {
+        if (!pack_panels(source.type, source.data, source.n, source.k, at, std::min(end, at + share), data))
+          finite = false;
+      }
     });
+    if (cancel_.stop_requested()) return Error{ErrorCode::cancelled, "loading was cancelled"};
     if (!finite) return not_finite(source.name);
     weight->parts.push_back(
         {{format, source.n, source.k, panels, packed_panel_bytes(format, source.k), data}, weight->n});
@@ -546,8 +556,8 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
 }  // namespace
 
 std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
-                                          int activation_bits) {
-  return std::make_unique<CpuBackend>(pool, kernels, budget, activation_bits);
+                                          int activation_bits, const std::stop_token& cancel) {
+  return std::make_unique<CpuBackend>(pool, kernels, budget, activation_bits, cancel);
 }
 
 }  // namespace dalsegno

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <stop_token>
 
 #include "backend/backend.hpp"
 #include "base/memory_budget.hpp"
@@ -12,8 +13,9 @@ namespace dalsegno {
 // The reference backend: the kernels of one CPU level, spread over a thread pool. How work is divided
 // never changes a bit.
 // activation_bits: 8 or 16, of what quantised weights are multiplied by.
+// cancel: ends load() with `cancelled`, within about a megabyte per thread.
 // Requires: pool, kernels and budget outlive it.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
-                                                        int activation_bits);
+                                                        int activation_bits, const std::stop_token& cancel = {});
 
 }  // namespace dalsegno
