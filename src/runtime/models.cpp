@@ -52,7 +52,7 @@ enum class Stage : std::uint8_t {
 
 // One model. Guarded by the registry's mutex, except what is constant and `stop`.
 struct Entry {
-  Entry(Key model, EngineOptions how) : key(std::move(model)), options(std::move(how)) {}
+  Entry(const Key& model, EngineOptions how) : key(model), options(std::move(how)) {}
 
   const Key key;
   const EngineOptions options;
