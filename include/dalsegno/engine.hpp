@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "dalsegno/memory.hpp"
@@ -26,6 +28,10 @@ struct EngineOptions {
   // Of the blocks computed, the share that is computed once more while the engine is idle and compared byte by byte.
   // Negative: one in 256, in debug builds one in 8; 0: none.
   double audit_share = -1;
+  // K/V in bytes that may stay cached of the requests of one salt, and of each salt not named; 0: whatever there is
+  // room for. A tenant beyond its quota makes room for its own blocks; what runs may take more meanwhile.
+  std::map<std::string, std::uint64_t> quotas;
+  std::uint64_t quota_bytes = 0;
   // affects performance
   double step_ms = 50;             // how long a step that continues replies may work on prompts beside them
   int threads = 0;                 // 0: one per core
@@ -62,6 +68,32 @@ struct Reply {
   double tokens_per_second = 0;  // of the reply, after its first token; 0 for one token
 };
 
+// A cached prefix that stays as long as this exists, whatever needs room. Move-only. Requires: the engine outlives it.
+class Pin {
+ public:
+  Pin() = default;
+  Pin(int tokens, std::function<void()> unpin) : tokens_(tokens), unpin_(std::move(unpin)) {}
+  Pin(Pin&& other) noexcept : tokens_(std::exchange(other.tokens_, 0)), unpin_(std::exchange(other.unpin_, nullptr)) {}
+  Pin& operator=(Pin&& other) noexcept {
+    if (this != &other) {
+      release();
+      tokens_ = std::exchange(other.tokens_, 0);
+      unpin_ = std::exchange(other.unpin_, nullptr);
+    }
+    return *this;
+  }
+  ~Pin() { release(); }
+  void release() {
+    tokens_ = 0;
+    if (const auto unpin = std::exchange(unpin_, nullptr)) unpin();
+  }
+  [[nodiscard]] int tokens() const { return tokens_; }
+
+ private:
+  int tokens_ = 0;
+  std::function<void()> unpin_;
+};
+
 // One model, one cache, one engine thread. Safe to use from several threads:
 // requests queue, run together in steps, and get the bits they would get alone.
 class Engine {
@@ -79,6 +111,11 @@ class Engine {
   // What generate() would reuse of this prompt at this moment, and why no more. Computes nothing.
   // Errors: invalid_argument, as generate().
   virtual Result<Explanation> explain(std::span<const TokenId> prompt, const std::string& salt = {}) = 0;
+
+  // Keeps the whole blocks of 16 tokens of this prefix cached, and computes what is not cached yet. All pins together
+  // may take half of the room for K/V, those of a salt its quota. Errors: as generate(), and invalid_argument (not one
+  // whole block), exhausted (it does not fit beside what is pinned).
+  virtual Result<Pin> pin(std::span<const TokenId> prefix, const std::string& salt = {}) = 0;
 
   [[nodiscard]] virtual const Tokenizer& tokenizer() const = 0;
   [[nodiscard]] virtual int context() const = 0;

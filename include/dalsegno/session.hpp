@@ -14,13 +14,18 @@ struct Message {
   std::string content;
 };
 
+struct SessionOptions {
+  // What the conversation has cached stays while the session exists, whatever needs room; see Engine::pin().
+  bool pin = false;
+};
+
 // A conversation. Replies are spliced into later prompts as the ids that were
 // generated, so that tokenising a reply's text again never breaks reuse.
 // Threads: one call at a time; a second concurrent call gets an error.
 class Session {
  public:
   // Requires: engine outlives the session.
-  explicit Session(Engine& engine, std::vector<Message> messages = {});
+  explicit Session(Engine& engine, std::vector<Message> messages = {}, const SessionOptions& options = {});
   ~Session();
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
@@ -30,6 +35,10 @@ class Session {
   Result<Reply> respond(std::string_view user_text, const GenerateOptions& options);
   // The same, with text as it comes.
   Result<Reply> stream(std::string_view user_text, const GenerateOptions& options, const GenerateCallbacks& callbacks);
+
+  // Pinned so far; where the last turn's pin was refused, that of an earlier turn, and the refusal as a sentence.
+  [[nodiscard]] int pinned_tokens() const;
+  [[nodiscard]] const std::string& pin_refusal() const;
 
   [[nodiscard]] const std::vector<Message>& transcript() const;
   // Replaces the transcript. Messages equal to the present ones at the same place keep their ids;

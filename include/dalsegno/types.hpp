@@ -99,6 +99,14 @@ struct SamplingOptions {
 // every request waits for it.
 using LogitsProcessor = std::function<void(std::span<const TokenId> tokens, std::span<float> logits)>;
 
+// What becomes of the cached blocks that a request used. Of what several requests want for a block, the highest
+// priority and the latest expiry count.
+struct Retention {
+  int priority = 0;        // -100 to 100: lower ones make room first, whatever the policy would choose
+  double ttl_seconds = 0;  // forgotten when no request has used it for so long; 0: stays as long as there is room
+};
+inline constexpr int kMostPriority = 100;
+
 struct GenerateOptions {
   // affects behaviour
   int max_tokens = 512;
@@ -108,6 +116,7 @@ struct GenerateOptions {
   bool logprobs = false;  // of the reply's tokens, by the logits as they are drawn from, before SamplingOptions
   bool reuse = true;      // false: neither read from nor added to the cache
   std::string salt{};     // requests of different salts share nothing and do not wait for each other
+  Retention retention{};  // of prompt and reply
   // affects performance
   int chunk = 512;  // most prompt tokens per step
 };

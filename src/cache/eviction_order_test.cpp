@@ -102,6 +102,18 @@ TEST_F(EvictionTest, WhatHadToBeComputedTwiceCountsAsAskedForTwice) {
   EXPECT_EQ(held(again), 10);
 }
 
+// A conversation's last block is seldom full when it is evicted, and longer when it is computed again.
+TEST_F(EvictionTest, AnEndThatWasEvictedAndGoesOnIsNoStranger) {
+  make(40, "value");
+  const Tokens talk = text(10);
+  const Tokens turn(talk.begin(), talk.end() - 7);
+  ask(turn);
+  while (held(turn) > 0) ask(text(10));
+  ask(talk);
+  for (int i = 0; i < 10; ++i) ask(text(10));
+  EXPECT_EQ(held(talk), 10);
+}
+
 TEST_F(EvictionTest, WhenMoreTakeTurnsThanFitTheMostStay) {
   for (const std::string policy : {"lru", "value"}) {
     make(50, policy);

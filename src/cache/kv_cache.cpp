@@ -81,8 +81,7 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const KvCacheOptions& options) 
       reserved, options.budget->reserve(MemoryKind::index,
                                         PrefixIndex::bytes_for(pool_options.max_pages + pool_options.max_empty, ghosts),
                                         "the prefix index"));
-  auto impl =
-      std::make_unique<Impl>(options.layout, std::move(pool), ghosts, *options.budget, std::move(reserved), *policy);
+  auto impl = std::make_unique<Impl>(options, std::move(pool), ghosts, std::move(reserved), *policy);
   return std::unique_ptr<KvCache>(new KvCache(std::move(impl)));
 }
 
@@ -130,16 +129,22 @@ void KvCache::Impl::remove_leaf(IndexNode& leaf, PrefixIndex::Remember remember)
   pool->release(index.remove(leaf, remember));
 }
 
-bool KvCache::Impl::could_fit(Range full, Range window) const {
+std::uint64_t KvCache::Impl::pages_in(Range full, Range window) const {
   std::uint64_t pages = 0;
-  std::uint64_t empty = 0;
   for (std::size_t block = full.begin; block < full.end; ++block) {
-    const int count = layout.full_pages(static_cast<int>(block));
-    pages += static_cast<std::uint64_t>(count);
-    empty += count == 0 ? 1 : 0;
+    pages += static_cast<std::uint64_t>(layout.full_pages(static_cast<int>(block)));
   }
   for (std::size_t block = window.begin; block < window.end; ++block) {
     pages += static_cast<std::uint64_t>(layout.window_pages(static_cast<int>(block)));
+  }
+  return pages;
+}
+
+bool KvCache::Impl::could_fit(Range full, Range window) const {
+  const std::uint64_t pages = pages_in(full, window);
+  std::uint64_t empty = 0;
+  for (std::size_t block = full.begin; block < full.end; ++block) {
+    empty += layout.full_pages(static_cast<int>(block)) == 0 ? 1 : 0;
   }
   return (pool->available() >= pages || pool->available() + evictable() >= pages) &&
          (pool->empty_available() >= empty || pool->empty_available() + index.evictable_empty() >= empty);
@@ -156,8 +161,11 @@ std::optional<PageId> KvCache::Impl::allocate(int pages) {
   return chain;
 }
 
-std::optional<KvCache::Impl::Blocks> KvCache::Impl::allocate(Range full, Range window) {
+std::optional<KvCache::Impl::Blocks> KvCache::Impl::allocate(PrefixTree& tree, Range full, Range window) {
   if (!could_fit(full, window)) return std::nullopt;
+  const std::uint64_t needed = pages_in(full, window);
+  if (pool->available() < needed) expire();
+  trim(tree, needed);
   Blocks blocks;
   const auto fill = [&](Range range, std::vector<PageId>& chains, auto pages_of) {
     chains.reserve(range.end - range.begin);
@@ -227,7 +235,7 @@ bool KvCache::Impl::copy_partial(BlockTable::State& table, const PrefixIndex::Ma
   const bool with_window = checkpoints.needed();
   retain(full);  // allocate() must not evict what is being copied
   if (with_window) checkpoints.retain(window);
-  const auto pages = allocate({block, block + 1}, {block, with_window ? block + 1 : block});
+  const auto pages = allocate(*table.tree, {block, block + 1}, {block, with_window ? block + 1 : block});
   if (pages) {
     copy(full, pages->full.front());
     table.full.push_back(pages->full.front());
@@ -245,6 +253,8 @@ bool KvCache::Impl::copy_partial(BlockTable::State& table, const PrefixIndex::Ma
 
 // From the beginning of the window on, and the last block last, so that it counts as used last.
 void KvCache::Impl::let_go(BlockTable::State& table) {
+  unpin(table);
+  if (table.at != table.tree) claim(*table.at, table.retention);
   for (const PageId page : table.window) checkpoints.release(page);
   for (const PageId page : table.full) release(page);
   if (table.at != table.tree) release(table.at->page);
@@ -256,6 +266,7 @@ void KvCache::Impl::let_go(BlockTable::State& table) {
 
 void KvCache::Impl::finish(std::unique_ptr<BlockTable::State> table) {
   let_go(*table);
+  trim(*table->tree);
   if (table->is_private() && table->tree->tables == 1) empty(*table->tree);
   index.leave(*table->tree);
   tables[table->slot] = tables.back();
@@ -275,12 +286,14 @@ void KvCache::Impl::empty(PrefixTree& tree) {
   }
 }
 
-KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const TokenId> tokens, int limit) {
+KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const TokenId> tokens, int limit,
+                              const Retention& retention) {
   assert(limit >= 0 && static_cast<std::size_t>(limit) <= tokens.size());
   if (impl_->quarantined.contains(name_space)) return {open_private(), 0, Stopped::off, 0};
   const auto wanted = tokens.first(static_cast<std::size_t>(limit));
+  impl_->expire();
   impl_->index.begin_request();
-  PrefixTree* tree = impl_->index.enter(name_space);
+  PrefixTree* tree = impl_->index.enter(name_space, impl_->quota_of(name_space));
   PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);
   const Stopped why = impl_->index.why(name_space, tree, match, wanted);
   const int at = match.tokens();
@@ -288,6 +301,7 @@ KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const Token
   Opened opened{impl_->make_table(*this, tree == nullptr ? impl_->index.enter_private() : *tree), reused,
                 reused < at ? Stopped::window : why, at};
   BlockTable::State& table = *opened.table.state_;
+  table.retention = retention;
   impl_->start_at(table, match, reused);
   if (reused % kBlockTokens > 0 && !impl_->copy_partial(table, match, reused)) {
     impl_->let_go(table);
@@ -302,6 +316,7 @@ KvCache::Opened KvCache::open(const Namespace& name_space, std::span<const Token
     const auto last = static_cast<std::size_t>((reused - 1) / kBlockTokens);
     impl_->checkpoints.touch(last < match.blocks.size() ? *match.blocks[last] : *match.partial);
     impl_->index.hit(match, reused);
+    impl_->claim(last < match.blocks.size() ? *match.blocks[last] : *match.partial, retention);
   }
   // Where one sequence leaves another, a third may.
   if (why == Stopped::diverged && at / kBlockTokens > 0) {
@@ -323,6 +338,7 @@ BlockTable KvCache::open_private() {
 KvCache::Preview KvCache::preview(const Namespace& name_space, std::span<const TokenId> tokens, int limit) const {
   assert(limit >= 0 && static_cast<std::size_t>(limit) <= tokens.size());
   if (impl_->quarantined.contains(name_space)) return {0, Stopped::off, 0};
+  impl_->expire();
   const auto wanted = tokens.first(static_cast<std::size_t>(limit));
   const PrefixTree* tree = impl_->index.find(name_space);
   const PrefixIndex::Match match = tree == nullptr ? PrefixIndex::Match{} : impl_->index.match(*tree, wanted);
@@ -394,6 +410,10 @@ CacheStats KvCache::stats() const {
           .pages_evictable = self.evictable(),
           .pages_limit = self.pool->limit(),
           .evictions = self.evictions,
+          .quota_evictions = self.quota_evictions,
+          .expirations = self.expirations,
+          .blocks_pinned = self.index.pinned(),
+          .pages_pinned = self.pinned_pages,
           .index_nodes = self.index.live() + self.index.ghosts(),
           .index_bytes = self.index.bytes(),
           .blocks = self.index.live(),

@@ -2,12 +2,14 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "base/memory_budget.hpp"
 #include "cache/eviction_policy.hpp"
 #include "dalsegno/result.hpp"
@@ -27,6 +29,10 @@ struct KvCacheOptions {
   // Where every layer has a window, blocks out of sight keep their tokens alone: enough of these for sequences so long.
   int most_tokens = 1 << 16;
   std::uint32_t max_ghosts = 1U << 16;  // evicted blocks remembered at most, so that `evicted` can be told from `cold`
+  // K/V that a namespace may keep, by its salt, and of all other salts; 0: whatever there is room for.
+  std::map<std::string, std::uint64_t> quotas = {};
+  std::uint64_t quota_bytes = 0;
+  const MonotonicClock* clock = &steady_clock();  // by which blocks expire; outlives the cache
   // affects performance
   std::uint64_t extent_bytes = 8ULL << 20;  // the finest in which memory is given back
   std::string eviction{kDefaultEviction};   // a name of cache/eviction_policy.hpp
@@ -36,10 +42,16 @@ struct CacheStats {
   std::uint64_t pages_used = 0;       // pinned by sequences or held by the index
   std::uint64_t pages_evictable = 0;  // of these, what could be given up
   std::uint64_t pages_limit = 0;
+  // Blocks given up for room, those of them that made it for others of their own namespace, which was over its quota,
+  // and those that expired.
   std::uint64_t evictions = 0;
-  std::uint64_t index_nodes = 0;  // blocks of the index, remembered evicted ones included
-  std::uint64_t index_bytes = 0;  // what the index occupies now; its most is reserved by create()
-  std::uint64_t blocks = 0;       // of the index
+  std::uint64_t quota_evictions = 0;
+  std::uint64_t expirations = 0;
+  std::uint64_t blocks_pinned = 0;
+  std::uint64_t pages_pinned = 0;  // each pin's pages of sliding-window layers counted for itself
+  std::uint64_t index_nodes = 0;   // blocks of the index, remembered evicted ones included
+  std::uint64_t index_bytes = 0;   // what the index occupies now; its most is reserved by create()
+  std::uint64_t blocks = 0;        // of the index
   // Of models with sliding-window layers.
   std::uint64_t window_blocks = 0;  // blocks of the index that have the pages of those layers too
   std::uint64_t checkpoints = 0;
@@ -72,7 +84,8 @@ class KvCache {
   //               what other salts hold is never told
   //   cold
   // A namespace the budget has no room for, or in quarantine (stopped says `off`), is served as by open_private().
-  Opened open(const Namespace& name_space, std::span<const TokenId> tokens, int limit);
+  // retention: of all blocks that the table will have used when it lets go of them. What has expired is not there.
+  Opened open(const Namespace& name_space, std::span<const TokenId> tokens, int limit, const Retention& retention = {});
   // An empty table that neither reads from nor adds to the index, for requests with reuse off.
   BlockTable open_private();
   // The same as open() without taking anything: what it would reuse, and why no more.
@@ -109,6 +122,12 @@ class KvCache {
   // Returns how many are left: fewer than asked for where a sliding window lacks what comes before, as in open().
   // Requires: 0 <= tokens <= table.tokens(). Cost: O(log tokens); where layers slide, the way to the checkpoint.
   int rewind(BlockTable& table, int tokens);
+
+  // The table's full blocks, and what a sliding window sees from their end, stay until the table is closed, discarded
+  // or rewound. Errors: exhausted, where the namespace's quota, or half of all pages, cannot hold what is pinned.
+  Result<void> pin(BlockTable& table);
+  // The same error if a table with these tokens could not be pinned now.
+  [[nodiscard]] Result<void> may_pin(const Namespace& name_space, std::span<const TokenId> tokens) const;
 
   // The view for one step; valid until the table changes.
   [[nodiscard]] KvView view(const BlockTable& table) const;

@@ -21,14 +21,17 @@ namespace dalsegno {
 }
 
 struct KvCache::Impl {
-  Impl(const KvLayout& kv_layout, std::unique_ptr<BlockPool> block_pool, std::uint32_t ghosts, MemoryBudget& budget,
+  Impl(const KvCacheOptions& kv_options, std::unique_ptr<BlockPool> block_pool, std::uint32_t ghosts,
        Reservation reserved, const EvictionPolicy& policy)
-      : layout(kv_layout),
+      : options(kv_options),
+        layout(options.layout),
         pool(std::move(block_pool)),
-        index(pool->limit() + pool->empty_limit(), ghosts, budget, std::move(reserved), policy,
-              [this](int block) { return layout.full_pages(block); }),
+        index(
+            pool->limit() + pool->empty_limit(), ghosts, *options.budget, std::move(reserved), policy,
+            [this](int block) { return layout.full_pages(block); },
+            [this](int block) { return layout.window_pages(block); }),
         checkpoints(layout, *pool, index),
-        memory(budget) {}
+        memory(*options.budget) {}
 
   // kv_cache.cpp: pages.
   // The pool counts references; the index is told when the last table lets go of one of its pages.
@@ -46,12 +49,23 @@ struct KvCache::Impl {
     std::size_t begin = 0;
     std::size_t end = 0;
   };
-  // Pages of these blocks for each group, or nothing; what cannot fit evicts nothing.
-  std::optional<Blocks> allocate(Range full, Range window);
+  // Pages of these blocks for each group, or nothing; what cannot fit evicts nothing. Where the tree's quota is full,
+  // its own blocks make room.
+  std::optional<Blocks> allocate(PrefixTree& tree, Range full, Range window);
   std::optional<PageId> allocate(int pages);
+  [[nodiscard]] std::uint64_t pages_in(Range full, Range window) const;
   [[nodiscard]] bool could_fit(Range full, Range window) const;
   void copy(PageId from, PageId to);
   void remove_leaf(IndexNode& leaf, PrefixIndex::Remember remember);
+
+  // kv_cache_retention.cpp
+  void expire();
+  void claim(IndexNode& node, const Retention& retention);
+  [[nodiscard]] std::uint64_t quota_of(const Namespace& name_space) const;
+  // Evicts the tree's own blocks until its quota has room for `pages` more, or none is left that could go.
+  void trim(PrefixTree& tree, std::uint64_t pages = 0);
+  [[nodiscard]] Result<void> check_pin(const PrefixTree* tree, std::uint64_t quota, std::uint64_t pages) const;
+  void unpin(BlockTable::State& table);
 
   // kv_cache.cpp: opening and ending.
   BlockTable make_table(KvCache& cache, PrefixTree& tree);
@@ -74,7 +88,8 @@ struct KvCache::Impl {
   [[nodiscard]] std::string check_table(const BlockTable::State& table) const;
   [[nodiscard]] std::string check_references() const;
 
-  const KvLayout layout;
+  const KvCacheOptions options;
+  const KvLayout& layout;
   const std::unique_ptr<BlockPool> pool;
   PrefixIndex index;
   Checkpoints checkpoints;
@@ -82,6 +97,9 @@ struct KvCache::Impl {
   std::vector<BlockTable::State*> tables;  // open
   std::set<Namespace> quarantined;
   std::uint64_t evictions = 0;
+  std::uint64_t quota_evictions = 0;
+  std::uint64_t expirations = 0;
+  std::uint64_t pinned_pages = 0;
   std::uint64_t checkpoint_evictions = 0;
 };
 

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <limits>
 #include <random>
 #include <set>
 
+#include "base/clock.hpp"
 #include "cache/cache_test_support.hpp"
 
 // Random operations against a naive oracle: a plain set of every prefix that was made visible.
@@ -18,6 +21,14 @@ struct Sequence {
   bool is_private = false;
   Tokens tokens;  // committed
   Tokens target;  // that it will be filled with, beginning with `tokens`
+  Retention retention = {};
+};
+
+// A request used these tokens; what it left may be reused until then, in milliseconds.
+struct Use {
+  std::string salt;
+  Tokens tokens;
+  std::int64_t expires;
 };
 
 std::size_t shared(const Tokens& a, std::span<const TokenId> b) {
@@ -37,6 +48,7 @@ class Oracle {
     int max_size = 0;
     int keep = 0;
     int most_tokens = 1 << 16;
+    std::uint64_t quota_pages = 0;  // 0: neither quotas nor pins, priorities and times to live
     [[nodiscard]] bool is_bounded() const { return window > 0 || max_size > 0; }
     [[nodiscard]] KvLayout layout() const {
       KvLayout plain = kLayout;
@@ -57,6 +69,8 @@ class Oracle {
                                   .budget = &budget_,
                                   .most_tokens = shape.most_tokens,
                                   .max_ghosts = shape.max_ghosts,
+                                  .quota_bytes = shape.quota_pages * page_,
+                                  .clock = &clock_,
                                   .extent_bytes = 8 * page_});
     if (cache.ok()) cache_ = std::move(cache).value();
   }
@@ -65,11 +79,7 @@ class Oracle {
     ASSERT_NE(cache_, nullptr);
     for (int step = 0; step < steps; ++step) {
       act();
-      const CacheStats stats = cache_->stats();
-      if (stats.evictions != evictions_) forgot_ = true;
-      if (stats.checkpoint_evictions != checkpoint_evictions_) forgot_checkpoints_ = true;
-      evictions_ = stats.evictions;
-      checkpoint_evictions_ = stats.checkpoint_evictions;
+      note_forgotten();
       ASSERT_EQ(cache_->check_invariants(), "") << "after step " << step;
       ASSERT_LE(cache_->stats().pages_used * page_, budget_.used(MemoryKind::kv));
       ASSERT_LE(budget_.used(), budget_.limit());
@@ -77,8 +87,10 @@ class Oracle {
       ASSERT_FALSE(testing::Test::HasFailure()) << "at step " << step;
     }
     while (!live_.empty()) finish();
+    pins_.clear();
     cache_->clear();
     EXPECT_EQ(cache_->stats().pages_used, 0U);
+    EXPECT_EQ(cache_->stats().blocks_pinned, 0U);
     EXPECT_EQ(cache_->stats().index_nodes, 0U);
     EXPECT_EQ(budget_.used(MemoryKind::kv), 0U);
     cache_.reset();
@@ -90,11 +102,25 @@ class Oracle {
   int refusals() const { return refusals_; }
   int window_stops() const { return window_stops_; }
   std::uint64_t checkpoint_evictions() const { return checkpoint_evictions_; }
+  std::uint64_t expirations() const { return expirations_; }
+  std::uint64_t quota_evictions() const { return quota_evictions_; }
+  int pins() const { return pins_made_; }
+  int pin_refusals() const { return pin_refusals_; }
 
  private:
   int below(int limit) { return std::uniform_int_distribution<int>(0, limit - 1)(random_); }
   Sequence& pick() { return live_[static_cast<std::size_t>(below(static_cast<int>(live_.size())))]; }
   std::string any_salt() { return std::string(1, static_cast<char>('a' + below(3))); }
+
+  void note_forgotten() {
+    const CacheStats stats = cache_->stats();
+    if (stats.evictions != evictions_ || stats.expirations != expirations_) forgot_ = true;
+    if (stats.checkpoint_evictions != checkpoint_evictions_) forgot_checkpoints_ = true;
+    expirations_ = stats.expirations;
+    quota_evictions_ = stats.quota_evictions;
+    evictions_ = stats.evictions;
+    checkpoint_evictions_ = stats.checkpoint_evictions;
+  }
 
   void act() {
     const int dice = below(100);
@@ -104,6 +130,7 @@ class Oracle {
     if (dice < 76) return rewind(pick());
     if (dice < 79) return preview();
     if (dice < 80) return clear();
+    if (dice < 90 && retains()) return retain();
     finish();
   }
 
@@ -119,8 +146,89 @@ class Oracle {
     return tokens;
   }
 
+  bool retains() const { return shape_.quota_pages > 0; }
+  Retention any_retention() {
+    if (!retains()) return {};
+    return {.priority = below(5) - 2, .ttl_seconds = below(2) * (0.5 + below(8))};
+  }
+  void used(const Sequence& sequence) {
+    if (!retains() || sequence.is_private) return;
+    std::erase_if(uses_, [&](const Use& use) { return use.expires <= clock_.now().count(); });
+    const double ttl = sequence.retention.ttl_seconds;
+    const auto expires = ttl > 0 ? clock_.now().count() + static_cast<std::int64_t>(1000 * ttl)
+                                 : std::numeric_limits<std::int64_t>::max();
+    uses_.push_back({sequence.salt, sequence.tokens, expires});
+  }
+
+  void retain() {
+    const int dice = below(10);
+    if (dice < 4) return clock_.advance(std::chrono::milliseconds(below(4000)));
+    if (dice < 6 && !pins_.empty()) {
+      pins_.erase(pins_.begin() + below(static_cast<int>(pins_.size())));
+    } else {
+      pin();
+    }
+  }
+
+  // Whole blocks of something cached. Each block counts once, however many pins share it.
+  void pin() {
+    std::string salt = any_salt();
+    Tokens wanted = any_tokens();
+    if (!live_.empty() && below(4) > 0) {
+      const Sequence& running = pick();
+      salt = running.salt;
+      wanted = running.tokens;
+    }
+    const int limit = static_cast<int>(wanted.size()) / kBlockTokens * kBlockTokens;
+    Sequence pin{.table = {}, .salt = salt, .tokens = {}, .target = {}, .retention = any_retention()};
+    KvCache::Opened opened = cache_->open(keyed(salt), wanted, limit, pin.retention);
+    const int whole = cache_->rewind(opened.table, opened.reused / kBlockTokens * kBlockTokens);
+    pin.table = std::move(opened.table);
+    pin.tokens.assign(wanted.begin(), wanted.begin() + whole);
+    used(pin);
+    std::set<std::pair<std::string, Tokens>> all;
+    std::set<Tokens> own;
+    const auto count = [&](const Sequence& each) {
+      for (auto end = kBlockTokens; end <= static_cast<int>(each.tokens.size()); end += kBlockTokens) {
+        const Tokens prefix(each.tokens.begin(), each.tokens.begin() + end);
+        all.emplace(each.salt, prefix);
+        if (each.salt == salt) own.insert(prefix);
+      }
+    };
+    for (const Sequence& each : pins_) count(each);
+    count(pin);
+    const bool fits = all.size() <= cache_->stats().pages_limit / 2 && own.size() <= shape_.quota_pages;
+    const bool allowed = cache_->may_pin(keyed(salt), pin.tokens).ok();
+    const bool pinned = cache_->pin(pin.table).ok();
+    EXPECT_EQ(pinned, allowed);
+    if (shape_.window == 0) {
+      EXPECT_EQ(pinned, fits);
+      EXPECT_EQ(cache_->stats().blocks_pinned, fits ? all.size() : cache_->stats().blocks_pinned);
+    }
+    pin_refusals_ += pinned ? 0 : 1;
+    if (!pinned || whole == 0) return;
+    ++pins_made_;
+    pins_.push_back(std::move(pin));
+  }
+
+  // Of what has expired nothing is reused: a table holds it, or a use that counts still.
+  void check_not_expired(const std::string& salt, std::span<const TokenId> reused) const {
+    if (reused.empty() || !retains()) return;
+    // Who uses a part of a block keeps all of it.
+    const std::size_t before_last = (reused.size() - 1) / kBlockTokens * kBlockTokens;
+    const auto covers = [&](const std::string& other, const Tokens& tokens) {
+      return other == salt && shared(tokens, reused) > before_last;
+    };
+    const auto holds = [&](const Sequence& each) { return !each.is_private && covers(each.salt, each.tokens); };
+    EXPECT_TRUE(std::ranges::any_of(live_, holds) || std::ranges::any_of(pins_, holds) ||
+                std::ranges::any_of(uses_, [&](const Use& use) {
+                  return use.expires > clock_.now().count() && covers(use.salt, use.tokens);
+                }));
+  }
+
   void open() {
     Sequence sequence;
+    sequence.retention = any_retention();
     sequence.salt = any_salt();
     sequence.target = any_tokens();
     sequence.is_private = below(8) == 0;
@@ -130,7 +238,7 @@ class Oracle {
       const int limit = below(static_cast<int>(sequence.target.size()) + 1);
       const auto preview = cache_->preview(keyed(sequence.salt), sequence.target, limit);
       check(sequence, limit, preview);
-      KvCache::Opened opened = cache_->open(keyed(sequence.salt), sequence.target, limit);
+      KvCache::Opened opened = cache_->open(keyed(sequence.salt), sequence.target, limit, sequence.retention);
       EXPECT_EQ(opened.reused, opened.table.tokens());
       if (opened.reused != preview.reused) {
         EXPECT_LE(opened.reused, preview.reused / kBlockTokens * kBlockTokens);
@@ -142,6 +250,7 @@ class Oracle {
       }
       sequence.table = std::move(opened.table);
       sequence.tokens.assign(sequence.target.begin(), sequence.target.begin() + opened.reused);
+      used(sequence);
       verify(sequence);
     }
     history_.push_back(sequence.target);
@@ -153,6 +262,7 @@ class Oracle {
   // what a running sequence holds.
   void check(const Sequence& sequence, int limit, const KvCache::Preview& preview) {
     const auto tokens = std::span<const TokenId>(sequence.target).first(static_cast<std::size_t>(limit));
+    note_forgotten();  // looking makes what has expired go
     const auto got = static_cast<std::size_t>(preview.at);
     const Stopped stopped = preview.stopped;
     EXPECT_EQ(stopped == Stopped::window, preview.reused < preview.at);
@@ -169,6 +279,12 @@ class Oracle {
       continues |= salt == sequence.salt && common == got && prefix.size() > got;
     }
     EXPECT_LE(got, longest);
+    check_not_expired(sequence.salt, tokens.first(got));
+    for (const Sequence& pin : pins_) {
+      if (pin.salt == sequence.salt) {
+        EXPECT_GE(got, shared(pin.tokens, tokens));
+      }
+    }
     for (const Sequence& other : live_) {
       if (other.is_private || other.salt != sequence.salt) continue;
       const Tokens full(other.tokens.begin(),
@@ -221,6 +337,7 @@ class Oracle {
     const auto done = sequence.tokens.size();
     sequence.tokens.assign(sequence.target.begin(), sequence.target.begin() + static_cast<int>(done) + chunk);
     fill(*cache_, sequence.table, sequence.salt, sequence.tokens);
+    used(sequence);
     if (!sequence.is_private) {
       for (auto end = (done / kBlockTokens + 1) * kBlockTokens; end <= sequence.tokens.size(); end += kBlockTokens) {
         show(sequence.salt, sequence.tokens, end);
@@ -235,7 +352,8 @@ class Oracle {
   void fork() {
     if (live_.size() >= 8) return;
     Sequence& source = pick();
-    Sequence copy{cache_->fork(source.table), source.salt, source.is_private, source.tokens, source.tokens};
+    Sequence copy{
+        cache_->fork(source.table), source.salt, source.is_private, source.tokens, source.tokens, source.retention};
     for (int more = below(30); more > 0; --more) copy.target.push_back(below(shape_.alphabet));
     verify(source);
     verify(copy);
@@ -243,6 +361,7 @@ class Oracle {
   }
 
   void rewind(Sequence& sequence) {
+    used(sequence);
     const int asked = below(static_cast<int>(sequence.tokens.size()) + 1);
     const int keep = cache_->rewind(sequence.table, asked);
     EXPECT_LE(keep, asked);
@@ -267,6 +386,7 @@ class Oracle {
     const auto at = below(static_cast<int>(live_.size()));
     Sequence sequence = std::move(live_[static_cast<std::size_t>(at)]);
     live_.erase(live_.begin() + at);
+    used(sequence);
     const int how = below(8);
     if (how == 0) return;  // the destructor discards
     if (how == 1) return cache_->discard(std::move(sequence.table));
@@ -281,9 +401,11 @@ class Oracle {
   void clear() {
     if (below(3) > 0) {
       while (!live_.empty()) finish();
+      pins_.clear();
     }
     cache_->clear();
-    forgot_ = forgot_checkpoints_ = !live_.empty();
+    forgot_ = forgot_checkpoints_ = !live_.empty() || !pins_.empty();
+    if (!pins_.empty()) return;
     if (!live_.empty()) return;
     visible_.clear();
     ended_.clear();
@@ -298,13 +420,20 @@ class Oracle {
   Shape shape_;
   std::uint64_t page_ = kPage;
   MemoryBudget budget_;
+  ManualClock clock_;
   std::unique_ptr<KvCache> cache_;
   std::vector<Sequence> live_;
+  std::vector<Sequence> pins_;
+  std::vector<Use> uses_;
   std::vector<Tokens> history_;
   std::set<std::pair<std::string, Tokens>> visible_;
   std::set<std::pair<std::string, Tokens>> ended_;
   std::uint64_t evictions_ = 0;
   std::uint64_t checkpoint_evictions_ = 0;
+  std::uint64_t expirations_ = 0;
+  std::uint64_t quota_evictions_ = 0;
+  int pins_made_ = 0;
+  int pin_refusals_ = 0;
   bool forgot_ = false;  // something visible may be gone
   bool forgot_checkpoints_ = false;
   int window_stops_ = 0;
@@ -425,6 +554,32 @@ TEST(KvCacheOracle, WhereEveryLayerHasAWindowOrCodesStartLaterEveryReusedTokenIs
   }
   EXPECT_GT(evictions, 1000U);
   EXPECT_GT(checkpoint_evictions, 200U);
+}
+
+TEST(KvCacheOracle, PinsStayWhatExpiredIsGoneAndNoTenantKeepsMoreThanItsQuota) {
+  std::uint64_t evictions = 0;
+  std::uint64_t quota_evictions = 0;
+  std::uint64_t expirations = 0;
+  int pins = 0;
+  int refusals = 0;
+  for (unsigned seed = 51; seed <= 62; ++seed) {
+    SCOPED_TRACE(seed);
+    const int window = seed % 3 == 0 ? 20 : 0;
+    const std::uint64_t pages = 20 + seed % 5 * 14;
+    Oracle oracle(seed, {.pages = pages, .alphabet = 2, .max_ghosts = 9, .window = window, .quota_pages = pages / 3});
+    oracle.run(2500);
+    if (HasFailure()) return;
+    evictions += oracle.evictions();
+    quota_evictions += oracle.quota_evictions();
+    expirations += oracle.expirations();
+    pins += oracle.pins();
+    refusals += oracle.pin_refusals();
+  }
+  EXPECT_GT(evictions, quota_evictions);
+  EXPECT_GT(quota_evictions, 300U);
+  EXPECT_GT(expirations, 300U);
+  EXPECT_GT(pins, 100);
+  EXPECT_GT(refusals, 4);
 }
 
 TEST(KvCacheOracle, WhenTheProcessBudgetIsTheLimitItIsNeverExceeded) {

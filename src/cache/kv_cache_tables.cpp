@@ -43,13 +43,14 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
   // Who shares the last block has no room beyond it, so that what is copied and what is new are one range.
   if (copy_full) --full.begin;
   if (copy_window) --window.begin;
-  auto pages = self.allocate(full, window);
+  auto pages = self.allocate(*state.tree, full, window);
   if (!pages) {
-    return Error{ErrorCode::exhausted,
-                 fmt::format("no room for the K/V of {} more tokens: running requests hold {} of {} pages of {}; "
-                             "raise --memory or shorten the prompt",
-                             more, self.pool->used() - self.evictable(), self.pool->limit(),
-                             human_bytes(self.layout.page_bytes()))};
+    return Error{
+        ErrorCode::exhausted,
+        fmt::format("no room for the K/V of {} more tokens: running requests and pins hold {} of {} pages of {}; "
+                    "raise --memory or shorten the prompt",
+                    more, self.pool->used() - self.evictable(), self.pool->limit(),
+                    human_bytes(self.layout.page_bytes()))};
   }
   if (copy_full) {
     const PageId shared = std::exchange(state.full.front(), pages->full.front());
@@ -63,6 +64,7 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
     self.copy(shared, state.window[last]);
     self.checkpoints.release(shared);
   }
+  if (copy_full || copy_window) self.trim(*state.tree);
   if (partial) {
     state.listed = std::min(state.listed, state.full_blocks());
     state.listed_window = std::min(state.listed_window, state.full_blocks());
@@ -84,6 +86,7 @@ void KvCache::commit(BlockTable& table, std::span<const TokenId> tokens) {
     if (state.partial_tokens() == 0) impl_->publish(state);
   }
   impl_->slide(state);
+  impl_->trim(*state.tree);
 }
 
 void KvCache::expect_end(BlockTable& table, int tokens) {
@@ -108,6 +111,7 @@ IndexNode& KvCache::Impl::put(BlockTable::State& table, std::span<const TokenId>
     checkpoints.give(node, table.window[static_cast<std::size_t>(node.depth - 1 - table.first_window)]);
   }
   if (was_checkpoint) checkpoints.take_over(node);
+  claim(node, table.retention);
   return node;
 }
 
@@ -190,6 +194,7 @@ BlockTable KvCache::fork(BlockTable& source) {
   impl_->index.join(*from.tree);
   BlockTable table = impl_->make_table(*this, *from.tree);
   BlockTable::State& to = *table.state_;
+  to.retention = from.retention;
   to.at = from.at;
   to.partial = from.partial;
   to.tokens = from.tokens;
@@ -225,6 +230,7 @@ int KvCache::rewind(BlockTable& table, int tokens) {
   }
   impl_->go_back(state, kept);
   impl_->take_room_back(state);
+  impl_->trim(*state.tree);
   return kept;
 }
 
@@ -247,6 +253,8 @@ void KvCache::Impl::go_back(BlockTable::State& table, int tokens) {
       window.insert(window.end(), tail, table.window.end());
     }
   }
+  unpin(table);
+  if (table.at != table.tree) claim(*table.at, table.retention);
   if (source != nullptr) full.push_back(source->page);
   for (const PageId page : window) checkpoints.retain(page);
   for (const PageId page : full) retain(page);

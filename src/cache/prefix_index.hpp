@@ -24,8 +24,10 @@ namespace dalsegno {
 struct PrefixTree : IndexNode {
   const Namespace* name_space = nullptr;  // nullptr: private
   std::uint32_t tables = 0;               // that were opened here and are not closed
-  std::uint64_t allowance = 0;            // bytes taken of what the index set aside for namespaces, or
-  Reservation reservation;                // from the budget
+  TenantShare own;                        // in use if there is a quota
+  std::uint64_t pinned_pages = 0;
+  std::uint64_t allowance = 0;  // bytes taken of what the index set aside for namespaces, or
+  Reservation reservation;      // from the budget
 };
 
 // A radix tree over token ids for each namespace; its nodes name the pages that hold their K/V, and
@@ -38,18 +40,20 @@ class PrefixIndex {
   static std::uint64_t bytes_for(std::uint32_t max_pages, std::uint32_t max_ghosts);
   // What a block that may be added needs besides its page.
   static constexpr std::uint64_t block_bytes() { return sizeof(IndexNode) + 2 * sizeof(void*); }
-  // How many pages evicting the n-th block of a sequence sets free.
+  // How many pages evicting the n-th block of a sequence sets free; how many its window page stands for.
   using PagesOf = std::function<int(int block)>;
   // Requires: budget and policy outlive the index. `reserved` holds bytes_for(max_pages, max_ghosts).
   PrefixIndex(
       std::uint32_t max_pages, std::uint32_t max_ghosts, MemoryBudget& budget, Reservation reserved,
-      const EvictionPolicy& policy, PagesOf pages_of = [](int) { return 1; });
+      const EvictionPolicy& policy, PagesOf pages_of = [](int) { return 1; },
+      PagesOf window_pages_of = [](int) { return 0; });
   ~PrefixIndex();
   PrefixIndex(const PrefixIndex&) = delete;
   PrefixIndex& operator=(const PrefixIndex&) = delete;
 
-  // The namespace's tree, made if need be; it stays until leave(). nullptr: the budget has no room for it.
-  PrefixTree* enter(const Namespace& name_space);
+  // The namespace's tree, made if need be, with a quota in pages if that is not 0; it stays until leave(). nullptr: the
+  // budget has no room for it.
+  PrefixTree* enter(const Namespace& name_space, std::uint64_t quota = 0);
   PrefixTree& enter_private();
   void join(PrefixTree& tree) { ++tree.tables; }
   // Requires of a private tree whose last table leaves: it is empty.
@@ -94,6 +98,13 @@ class PrefixIndex {
   // child_held: a child of it is held, so that nothing becomes evictable.
   void set_held(IndexNode& node, bool held, bool child_held = false);
   void touch(IndexNode& node);
+  // What a request that uses the block wants for it; see EvictionOrder.
+  void claim(IndexNode& node, std::int8_t priority, std::uint64_t expires) { order_.claim(node, priority, expires); }
+  // Counts the block and those above it as pinned once more, or once less. Returns for how many that was the first
+  // time, or the last. Requires: the caller holds it all the while. Cost: O(depth).
+  std::uint32_t pin(IndexNode& node);
+  std::uint32_t unpin(IndexNode& node);
+  [[nodiscard]] std::uint64_t pinned() const { return pinned_; }
   void begin_request() { order_.begin_request(); }
   // A sequence begins with the first `tokens` tokens of the match. Cost: linear in its blocks.
   void hit(const Match& match, int tokens);
@@ -141,6 +152,7 @@ class PrefixIndex {
   using Chunk = std::array<IndexNode, kChunk>;
 
   [[nodiscard]] Siblings::const_iterator position(const Siblings& siblings, std::span<const TokenId> tokens) const;
+  Siblings::const_iterator position(const Siblings& siblings, std::span<const TokenId> tokens, Nearest& best) const;
   [[nodiscard]] Nearest nearest(const Siblings& siblings, std::span<const TokenId> tokens) const;
   [[nodiscard]] bool held_elsewhere(const Namespace& name_space, std::span<const TokenId> tokens) const;
   IndexNode& take_node(IndexNode& parent, std::span<const TokenId> tokens);
@@ -156,6 +168,13 @@ class PrefixIndex {
   void add(const IndexNode& node, Tally& tally) const;
   void subtract(const IndexNode& node, Tally& tally) const;
   [[nodiscard]] std::string check_node(const IndexNode& node) const;
+  [[nodiscard]] std::uint64_t full_pages(const IndexNode& node) const {
+    return static_cast<std::uint64_t>(pages_of_(node.depth - 1));
+  }
+  [[nodiscard]] std::uint64_t window_pages(const IndexNode& node) const {
+    return static_cast<std::uint64_t>(window_pages_of_(node.depth - 1));
+  }
+  [[nodiscard]] std::string check_share(const PrefixTree& tree) const;
 
   // constant after construction
   const std::uint64_t max_nodes_;
@@ -163,6 +182,7 @@ class PrefixIndex {
   MemoryBudget& budget_;
   const Reservation reserved_;
   const PagesOf pages_of_;
+  const PagesOf window_pages_of_;
   // engine thread only
   std::map<Namespace, PrefixTree> trees_;
   std::map<const PrefixTree*, std::unique_ptr<PrefixTree>> private_trees_;
@@ -173,6 +193,7 @@ class PrefixIndex {
   NodesByUse ghosts_;
   std::uint64_t tree_bytes_ = 0;  // of the allowance for namespaces
   Tally live_;
+  std::uint64_t pinned_ = 0;
   std::vector<IndexNode*> held_;
   // Blocks at or above held ones, counted anew when epoch_stale_; each carries the epoch.
   mutable Tally protected_;

@@ -28,7 +28,10 @@ struct BlockTable::State {
   std::deque<PageId> full;    // of the blocks from tokens/16 on: first pages of their chains
   std::deque<PageId> window;  // kNoPage for a block of the sink, which has none
   int first_window = 0;       // block of the first of `window`; those before are out of sight
-  std::vector<int> ends;      // a checkpoint is wanted when one of these blocks is full
+  Retention retention{};
+  IndexNode* pinned = nullptr;       // a pin of this table's ends here
+  std::uint64_t pinned_windows = 0;  // and counts so many pages of sliding layers
+  std::vector<int> ends;             // a checkpoint is wanted when one of these blocks is full
 
   // What view() gave last, as far as it is still true: of blocks [0, listed) and of window pages up to
   // [listed_window). Window pages that the table does not hold are nullptr.

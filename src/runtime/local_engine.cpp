@@ -16,6 +16,7 @@
 #include "runtime/fingerprint.hpp"
 #include "runtime/generation.hpp"
 #include "runtime/tokenizer_impl.hpp"
+#include "runtime/waiter.hpp"
 
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -33,15 +34,6 @@ constexpr double kAuditShare = 1.0 / 8;
 
 int default_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
-}
-
-// What the tables of a tokenizer take at most, before they are made: libraries make them, so that they cannot be
-// counted as they grow. Measured: 10.5 MB of 1.8 MB of metadata (SmolLM2), 19.4 of 6.5 (Gemma 3), 8.4 of 0.9 (Llama).
-std::uint64_t vocabulary_bytes(const GgufFile& file) {
-  constexpr std::uint64_t kLeast = 6ULL << 20;
-  std::uint64_t metadata = file.file_bytes();
-  for (const GgufTensor& tensor : file.tensors()) metadata = std::min(metadata, tensor.offset);
-  return kLeast + 3 * metadata;
 }
 
 // What other engines cached makes way for the weights, and for as much again to work with.
@@ -159,6 +151,8 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   cache_options.most_tokens = wanted;
   cache_options.eviction = options.eviction;
   cache_options.budget = &memory_->budget();
+  cache_options.quotas = options.quotas;
+  cache_options.quota_bytes = options.quota_bytes;
   DALSEGNO_ASSIGN(cache, KvCache::create(cache_options));
   cache_ = std::move(cache);
   const int room = cache_->most_tokens(limits.rows);
@@ -215,6 +209,13 @@ Result<void> LocalEngine::check_options(const GenerateOptions& options) const {
   if (options.max_tokens < 1 || options.chunk < 1) {
     return Error{ErrorCode::invalid_argument, "max_tokens and chunk must be at least 1"};
   }
+  if (std::abs(options.retention.priority) > kMostPriority || !(options.retention.ttl_seconds >= 0)) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("a priority of {} for {} seconds is not possible; choose -{} to {}, and a time that is not "
+                    "negative",
+                    options.retention.priority, options.retention.ttl_seconds, kMostPriority, kMostPriority)};
+  }
   return {};
 }
 
@@ -226,7 +227,7 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
   auto generation = std::make_shared<Generation>(tokens, options, vocabulary(), kernels_);
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
-  work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt});
+  work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt, options.retention});
   scheduler_->submit(std::move(work));
   return generation->wait(callbacks);
 }
@@ -244,6 +245,30 @@ std::uint64_t LocalEngine::bytes() const {
 
 const Vocabulary& LocalEngine::vocabulary() const {
   return *tokenizer_->impl().vocabulary;
+}
+
+Result<Pin> LocalEngine::pin(std::span<const TokenId> prefix, const std::string& salt) {
+  DALSEGNO_TRY(check_prompt(prefix));
+  const auto whole = prefix.first(prefix.size() / kBlockTokens * kBlockTokens);
+  if (whole.empty()) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("a pin keeps whole blocks of {} tokens; a prefix of {} has none", kBlockTokens, prefix.size())};
+  }
+  const std::uint64_t id = next_pin_++;
+  DALSEGNO_ASSIGN(cached, scheduler_->pin_cached(id, whole, salt));
+  if (!cached) {
+    auto computed = std::make_shared<Waiter>();
+    std::vector<Work> work;
+    work.push_back({.request = computed,
+                    .tokens = {whole.begin(), whole.end()},
+                    .first_logit = static_cast<int>(whole.size()),
+                    .salt = salt,
+                    .pin = id});
+    scheduler_->submit(std::move(work));
+    DALSEGNO_TRY(computed->wait());
+  }
+  return Pin(static_cast<int>(whole.size()), [this, id] { scheduler_->unpin(id); });
 }
 
 void LocalEngine::reset_cache() {

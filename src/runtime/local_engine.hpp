@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -32,6 +33,7 @@ class LocalEngine final : public Engine {
   Result<Reply> generate(std::span<const TokenId> prompt, const GenerateOptions& options,
                          const GenerateCallbacks& callbacks) override;
   Result<Explanation> explain(std::span<const TokenId> prompt, const std::string& salt) override;
+  Result<Pin> pin(std::span<const TokenId> prefix, const std::string& salt) override;
   [[nodiscard]] const Tokenizer& tokenizer() const override { return *tokenizer_; }
   [[nodiscard]] int context() const override { return context_; }
   void reset_cache() override;
@@ -54,6 +56,7 @@ class LocalEngine final : public Engine {
   void cut(const ProcessMemory::Cut& cut);
   Result<void> load(const EngineOptions& options, const std::stop_token& cancel);
 
+  std::atomic<std::uint64_t> next_pin_{1};
   // Constant after open(); destroyed from the last to the first.
   std::optional<Tokenizer> tokenizer_;
   const Kernels& kernels_;

@@ -105,6 +105,29 @@ Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, c
   return seen;
 }
 
+Result<bool> Scheduler::pin_cached(std::uint64_t pin, std::span<const TokenId> tokens, const std::string& salt) {
+  Result<bool> pinned = false;
+  on_engine_thread([&](KvCache& cache) {
+    const int size = static_cast<int>(tokens.size());
+    if (Result<void> allowed = cache.may_pin(name_space(salt), tokens); !allowed.ok()) {
+      pinned = std::move(allowed).error();
+    } else if (cache.preview(name_space(salt), tokens, size).reused == size) {
+      BlockTable table = std::move(cache.open(name_space(salt), tokens, size).table);
+      if (Result<void> done = cache.pin(table); !done.ok()) {
+        pinned = std::move(done).error();
+      } else {
+        pins_.insert_or_assign(pin, std::move(table));
+        pinned = true;
+      }
+    }
+  });
+  return pinned;
+}
+
+void Scheduler::unpin(std::uint64_t pin) {
+  post([this, pin](KvCache&) { pins_.erase(pin); });
+}
+
 AuditReport Scheduler::audit(int blocks) {
   AuditReport report;
   on_engine_thread([&](KvCache&) {
@@ -235,7 +258,8 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   const std::vector<TokenId>& tokens = sequence->work.tokens;
   const int size = static_cast<int>(tokens.size());
   const int limit = sequence->work.reuse ? std::min(size - 1, sequence->next_logit) : 0;
-  KvCache::Opened opened = sequence->work.reuse ? parts_.cache->open(name_space(sequence->work.salt), tokens, limit)
+  KvCache::Opened opened = sequence->work.reuse ? parts_.cache->open(name_space(sequence->work.salt), tokens, limit,
+                                                                     sequence->work.retention)
                                                 : KvCache::Opened{parts_.cache->open_private(), 0, Stopped::off, 0};
   // Logits of the first position leave nothing to reuse; that is no full hit.
   if (limit == 0 && sequence->work.reuse) opened.stopped = size == 1 ? Stopped::cold : Stopped::off;
@@ -377,13 +401,15 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
   }
 }
 
-// False if this engine could not have room for so many tokens even if the others held no K/V. Otherwise they have been
-// asked to give up what they cache, and what they run will end.
+// False if this engine could not have room for so many tokens beside its pins even if the others held no K/V. Otherwise
+// they have been asked to give up what they cache, and what they run will end.
 bool Scheduler::may_wait_for_others(int tokens, int rows) {
   const MemoryBudget& budget = parts_.memory->budget();
   const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
   const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
-  if (parts_.cache->most_tokens(rows) < tokens || needed > budget.limit() - others_use) return false;
+  const CacheStats stats = parts_.cache->stats();
+  const std::uint64_t pinned = stats.pages_pinned * parts_.cache->layout().page_bytes();
+  if (parts_.cache->most_tokens(rows) < tokens || needed + pinned > budget.limit() - others_use) return false;
   const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);
   waits_for_others_ = parts_.memory->ask({.target = target}, parts_.holder) > 0;
   return waits_for_others_;
@@ -449,8 +475,19 @@ void Scheduler::settle() {
   });
 }
 
+void Scheduler::keep_pinned(Sequence& sequence) {
+  if (!sequence.outcome.ok() || sequence.outcome.value() != FinishReason::stop) return;
+  if (Result<void> pinned = parts_.cache->pin(sequence.table); !pinned.ok()) {
+    parts_.cache->close(std::move(sequence.table));
+    sequence.outcome = std::move(pinned).error();
+  } else {
+    pins_.insert_or_assign(sequence.work.pin, std::move(sequence.table));
+  }
+}
+
 void Scheduler::finish(Sequence& sequence) {
   leave_leader(sequence);
+  if (sequence.work.pin != 0) keep_pinned(sequence);
   if (sequence.outcome.ok()) {
     parts_.cache->close(std::move(sequence.table));
   } else {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -28,6 +29,8 @@ struct Work {
   int chunk = 512;              // most prompt tokens per step
   bool reuse = true;
   std::string salt = {};  // of its namespace
+  Retention retention = {};
+  std::uint64_t pin = 0;  // by this number, if not 0: what it computed stays until unpin()
 };
 
 // Owns the engine thread: admits work, composes steps of all running sequences, runs them, and
@@ -66,6 +69,10 @@ class Scheduler {
   void post(std::function<void(KvCache&)> call);
   // Audits so many blocks between two steps.
   AuditReport audit(int blocks);
+  // Pins these tokens, if they are all cached, and returns true; false: work is needed that ends with the pin. Errors:
+  // as KvCache::pin(). Requires: whole blocks.
+  Result<bool> pin_cached(std::uint64_t pin, std::span<const TokenId> tokens, const std::string& salt);
+  void unpin(std::uint64_t pin);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
   [[nodiscard]] Namespace name_space(const std::string& salt) const { return {parts_.key, salt}; }
@@ -110,6 +117,7 @@ class Scheduler {
   void deliver(int index, std::span<const float> logits);
   void settle();
   void finish(Sequence& sequence);
+  void keep_pinned(Sequence& sequence);
 
   // Constant after construction.
   const Parts parts_;
@@ -127,13 +135,14 @@ class Scheduler {
   std::deque<SequencePtr> waiting_;
   std::deque<SequencePtr> following_;  // those that stand aside
   std::vector<SequencePtr> running_;   // oldest first
-  ProcessMemory::Use use_;             // while there is a sequence
-  double token_seconds_ = 0;           // of a prompt token, lately
-  double chunk_token_seconds_ = 0;     // the same in steps that continue replies as well, which it is charged with
-  int reply_rows_ = 0;                 // of the step being composed: next tokens of replies
-  bool all_wait_ = false;              // for those who read their replies
-  bool room_changed_ = true;           // something ended since admission last failed
-  bool waits_for_others_ = false;      // nothing runs here, and other engines hold the memory that is wanted
+  std::map<std::uint64_t, BlockTable> pins_;
+  ProcessMemory::Use use_;          // while there is a sequence
+  double token_seconds_ = 0;        // of a prompt token, lately
+  double chunk_token_seconds_ = 0;  // the same in steps that continue replies as well, which it is charged with
+  int reply_rows_ = 0;              // of the step being composed: next tokens of replies
+  bool all_wait_ = false;           // for those who read their replies
+  bool room_changed_ = true;        // something ended since admission last failed
+  bool waits_for_others_ = false;   // nothing runs here, and other engines hold the memory that is wanted
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;

@@ -8,6 +8,7 @@
 
 #include "runtime/process_memory.hpp"
 #include "runtime/splice.hpp"
+#include "tensor/kv_view.hpp"
 
 namespace dalsegno {
 namespace {
@@ -35,11 +36,30 @@ struct Session::Impl {
   Engine& engine;
   std::vector<Message> messages;
   std::vector<std::vector<TokenId>> replies;  // [messages.size()]: ids that decode to the content, or empty
+  SessionOptions options;
+  Pin pin = {};
+  std::string pin_refusal = {};
   std::atomic<bool> busy{false};
   ProcessMemory::Use use = {};  // what a conversation has cached stays while it goes on
+
+  // Pins what the turn has left cached: all but the last token of the reply, which has no K/V yet.
+  void keep(const Reply& reply, const std::string& salt) {
+    std::vector<TokenId> tokens = reply.prompt_ids;
+    tokens.insert(tokens.end(), reply.ids.begin(), reply.ids.end());
+    tokens.resize((tokens.size() - 1) / kBlockTokens * kBlockTokens);
+    pin_refusal.clear();
+    if (tokens.empty()) return;
+    Result<Pin> pinned = engine.pin(tokens, salt);
+    if (pinned.ok()) {
+      pin = std::move(pinned).value();
+    } else {
+      pin_refusal = pinned.error().message;
+    }
+  }
 };
 
-Session::Session(Engine& engine, std::vector<Message> messages) : impl_(new Impl{engine, std::move(messages), {}}) {
+Session::Session(Engine& engine, std::vector<Message> messages, const SessionOptions& options)
+    : impl_(new Impl{engine, std::move(messages), {}, options}) {
   impl_->replies.resize(impl_->messages.size());
   if (const auto memory = ProcessMemory::current()) impl_->use = memory->use();
 }
@@ -69,6 +89,7 @@ Result<Reply> Session::stream(std::string_view user_text, const GenerateOptions&
   replies.push_back(text.ok() && text.value() == reply.text ? reply.ids : std::vector<TokenId>());
   self.messages = std::move(messages);
   self.replies = std::move(replies);
+  if (self.options.pin) self.keep(reply, options.salt);
   return reply;
 }
 
@@ -115,6 +136,14 @@ Result<Explanation> Session::trim(int tokens, const std::string& salt) {
   self.messages = std::move(kept.messages);
   self.replies = std::move(kept.replies);
   return seen;
+}
+
+int Session::pinned_tokens() const {
+  return impl_->pin.tokens();
+}
+
+const std::string& Session::pin_refusal() const {
+  return impl_->pin_refusal;
 }
 
 const std::vector<Message>& Session::transcript() const {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <optional>
 
@@ -115,6 +116,15 @@ Result<std::string> context_of(std::string_view messages_json, bool add_generati
 }
 
 }  // namespace
+
+// Libraries make the tables, so that they cannot be counted as they grow. Measured: 10.5 MB of 1.8 MB of metadata
+// (SmolLM2), 19.4 of 6.5 (Gemma 3), 8.4 of 0.9 (Llama).
+std::uint64_t vocabulary_bytes(const GgufFile& file) {
+  constexpr std::uint64_t kLeast = 6ULL << 20;
+  std::uint64_t metadata = file.file_bytes();
+  for (const GgufTensor& tensor : file.tensors()) metadata = std::min(metadata, tensor.offset);
+  return kLeast + 3 * metadata;
+}
 
 Result<Tokenizer> tokenizer_of(const GgufFile& file) {
   DALSEGNO_ASSIGN(spec, vocabulary_spec(file));

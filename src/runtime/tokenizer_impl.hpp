@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "dalsegno/tokenizer.hpp"
@@ -16,5 +17,7 @@ struct Tokenizer::Impl {
 
 // Errors: corrupt, unsupported (an unknown tokenizer or pre-tokenizer rule); each names the file.
 Result<Tokenizer> tokenizer_of(const GgufFile& file);
+// What its tables take at most, which can be said before they are made.
+[[nodiscard]] std::uint64_t vocabulary_bytes(const GgufFile& file);
 
 }  // namespace dalsegno
