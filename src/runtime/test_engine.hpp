@@ -28,6 +28,7 @@ struct TestEngineOptions {
   std::uint64_t memory_bytes = 256ULL << 20;
   std::uint64_t idle_bytes = 0;
   double step_ms = 50;
+  std::string eviction = "value";
 };
 
 inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options = {}) {
@@ -39,6 +40,7 @@ inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options
   engine.step_ms = options.step_ms;
   engine.context = options.context;
   engine.memory = {.bytes = options.memory_bytes, .idle_bytes = options.idle_bytes};
+  engine.eviction = options.eviction;
   auto opened = LocalEngine::open(engine);
   EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message);
   return opened.ok() ? std::move(opened).value() : nullptr;
