@@ -106,7 +106,7 @@ struct InspectReport {
   int kv_start = 0;                       // of codes, as rounded up: bf16 before
   int at_context = 0;                     // the context length asked about
   std::uint64_t packed_weight_bytes = 0;  // weights in memory once repacked; 0 if not runnable
-  std::uint64_t memory_at_context = 0;    // weights + K/V + work buffers; 0 if not runnable
+  std::uint64_t memory_at_context = 0;    // weights + K/V + work buffers + vocabulary; 0 if not runnable
   std::string tokenizer_model, tokenizer_pre;
   bool has_template = false;
   std::vector<std::string> unusual;  // one sentence each

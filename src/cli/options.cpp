@@ -152,6 +152,18 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
          "budget of the whole process: 512MB, 2GiB, automatic (default), idle or unconstrained")
       ->type_name("SIZE")
       ->group(runs);
+  app.add_option_function<std::string>(
+         "--idle-memory",
+         [&engine](const std::string& text) {
+           engine.memory.idle_bytes = parse_bytes(text);
+           if (engine.memory.idle_bytes == 0) {
+             wrong_usage(
+                 fmt::format("--idle-memory: '{}' is not a size; write 512MB, 2GiB or a number of bytes", text));
+           }
+         },
+         "what stays in use while nothing runs; what is cached beyond it is given back (default: by --memory)")
+      ->type_name("SIZE")
+      ->group(runs);
   add_number(app, "--context", engine.context, 1, kMostContext,
              "most tokens of a conversation (default: what the model was trained for)")
       ->group(sizes);

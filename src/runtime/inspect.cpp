@@ -92,7 +92,7 @@ void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& 
   report.packed_weight_bytes = packed_weight_bytes(file);
   report.memory_at_context = report.packed_weight_bytes +
                              layout.pages_for(report.at_context, ModelLimits{}.rows) * layout.page_bytes() +
-                             work_bytes_estimate(config, activation_bits);
+                             work_bytes_estimate(config, activation_bits) + vocabulary_bytes(file);
 }
 
 // A model that is well-formed but beyond this version is described; a damaged one is an error.

@@ -69,6 +69,9 @@ class Usage(program.ProgramTest):
 
     def test_a_budget_that_is_no_size(self):
         self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "lots"], "lots", "--memory")
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--idle-memory", "0"], "--idle-memory")
+        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "100MB", "--idle-memory", "1GB"],
+                          "953.7 MiB")
 
     def test_numbers_out_of_range(self):
         for option, value in (("--threads", "0"), ("--threads", "x"), ("--max-tokens", "-1"), ("--temperature", "nan"),
