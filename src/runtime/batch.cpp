@@ -141,7 +141,8 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
       uids.push_back(uid);
       const int last = static_cast<int>(request.prompt.size()) - 1;
       const GenerateOptions& options = request.options;
-      work.push_back({member, std::move(request.prompt), last, options.chunk, options.reuse, options.salt});
+      work.push_back(
+          {member, std::move(request.prompt), last, options.chunk, options.reuse, options.salt, options.retention});
     }
     // Within the lock: nobody may cancel what is not submitted yet.
     impl_->engine.scheduler().submit(std::move(work));
