@@ -100,10 +100,10 @@ class PrefixIndex {
   void touch(IndexNode& node);
   // What a request that uses the block wants for it; see EvictionOrder.
   void claim(IndexNode& node, std::int8_t priority, std::uint64_t expires) { order_.claim(node, priority, expires); }
-  // Counts the block and those above it as pinned once more, or once less. Returns for how many that was the first
-  // time, or the last. Requires: the caller holds it all the while. Cost: O(depth).
-  std::uint32_t pin(IndexNode& node);
-  std::uint32_t unpin(IndexNode& node);
+  // Counts the block and those above it as pinned once more, or once less. Returns the pages of those for which that
+  // was the first time, or the last. Requires: the caller holds it all the while. Cost: O(depth).
+  std::uint64_t pin(IndexNode& node);
+  std::uint64_t unpin(IndexNode& node);
   [[nodiscard]] std::uint64_t pinned() const { return pinned_; }
   void begin_request() { order_.begin_request(); }
   // A sequence begins with the first `tokens` tokens of the match. Cost: linear in its blocks.
