@@ -205,6 +205,8 @@ BlockTable KvCache::Impl::make_table(KvCache& cache, PrefixTree& tree) {
   state->cache = &cache;
   state->tree = &tree;
   state->at = &tree;
+  const int slices = layout.start > 0 ? kMostSlices + layout.early.slices : layout.division.slices;
+  state->addresses.resize(static_cast<std::size_t>(slices));
   state->slot = tables.size();
   tables.push_back(state.get());
   return BlockTable(std::move(state));

@@ -35,7 +35,7 @@ struct BlockTable::State {
 
   // What view() gave last, as far as it is still true: of blocks [0, listed) and of window pages up to
   // [listed_window). Window pages that the table does not hold are nullptr.
-  std::array<std::vector<std::byte*>, kAllSlices> addresses;
+  std::vector<std::vector<std::byte*>> addresses;  // [slice], as many as the layout has
   std::size_t listed = 0;
   std::size_t listed_window = 0;
 
