@@ -11,7 +11,8 @@ Result<std::optional<Session::Impl::Cut>> Session::Impl::cut(int tokens) const {
   for (std::size_t at = state.messages.size(); at-- > 0;) {
     const Message& message = state.messages[at];
     if (message.role != "assistant") continue;
-    Cut kept{.message = at};
+    Cut kept;
+    kept.message = at;
     DALSEGNO_ASSIGN(before, render({state.messages.begin(), state.messages.begin() + static_cast<std::ptrdiff_t>(at)}));
     DALSEGNO_ASSIGN(prompt, state.prompts.peek(engine.tokenizer(), before));
     DALSEGNO_ASSIGN(ids, state.prompts.peek(engine.tokenizer(), before + message.content));

@@ -93,12 +93,11 @@ Calls parse_llama3(std::string_view reply) {
   if (tagged && !reply.starts_with('{')) return malformed("only JSON calls are understood, no program code");
   if (!tagged && !looks_like_call(reply, "\"parameters\"")) return std::vector<ToolCall>();
   std::vector<ToolCall> calls;
-  json::stream_parser parser({}, depth_limit());
   while (!reply.empty()) {
-    parser.reset();
+    json::stream_parser parser({}, depth_limit());
     boost::system::error_code error;
     const std::size_t used = parser.write_some(reply.data(), reply.size(), error);
-    if (!error) parser.finish(error);
+    if (!error && !parser.done()) error = json::error::incomplete;
     if (error) return malformed(fmt::format("it is not valid JSON ({})", error.message()));
     DALSEGNO_ASSIGN(call, call_of(parser.release()));
     calls.push_back(std::move(call));
