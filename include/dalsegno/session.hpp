@@ -1,31 +1,76 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "dalsegno/engine.hpp"
+#include "dalsegno/tools.hpp"
 
 namespace dalsegno {
 
 struct Message {
   std::string role;
   std::string content;
+  std::string name{};  // of the tool that answers, in messages of role "tool"
+  bool operator==(const Message&) const = default;
 };
 
 struct SessionOptions {
+  std::string instructions{};  // the system message, first of all
+  std::vector<Tool> tools{};   // told to the model by its chat template
+  ToolCallStyle call_style = ToolCallStyle::automatic;
+  std::vector<Message> messages{};  // what was said before
   // What the conversation has cached stays while the session exists, whatever needs room; see Engine::pin().
   bool pin = false;
 };
 
-// A conversation. Replies are spliced into later prompts as the ids that were
-// generated, so that tokenising a reply's text again never breaks reuse.
-// Threads: one call at a time; a second concurrent call gets an error.
+// What a reply took. With tools a turn has several.
+struct ReplyReport {
+  int turn = 0;             // 1 for the first user message
+  std::size_t message = 0;  // the reply's place in transcript()
+  Usage usage;
+  Reuse reuse;
+  double ttft_ms = 0;
+  double tokens_per_second = 0;
+};
+
+// Why Session::run_tools ended.
+enum class ToolsEnded : std::uint8_t {
+  answered,    // the last reply calls nothing
+  rounds,      // it calls once more, after as many rounds as were allowed
+  repeated,    // it repeats a call that was answered in this turn: the same name and arguments
+  unfinished,  // it was cancelled or as long as allowed
+};
+[[nodiscard]] const char* name(ToolsEnded ended);
+
+struct ToolRun {
+  ToolCall call;
+  std::string result;
+  bool failed = false;  // the result says why
+};
+
+struct ToolsReply {
+  Reply reply;  // the last; unless answered, calls in it were not run
+  ToolsEnded ended = ToolsEnded::answered;
+  int rounds = 0;             // replies whose calls were run
+  std::vector<ToolRun> runs;  // in their order
+};
+
+// A conversation. Replies are spliced into later prompts as the ids that were generated, so that tokenising a reply's
+// text again never breaks reuse. A turn is a user message and all until the next one; turns are numbered from 1.
+// Threads: one call at a time. A second one, also from a callback or a tool, gets invalid_argument and changes nothing.
+// Errors, of all that renders: invalid_argument (no chat template, or it refuses the messages); of all that runs
+// the model: those of Engine::generate.
 class Session {
  public:
   // Requires: engine outlives the session.
-  explicit Session(Engine& engine, std::vector<Message> messages = {}, const SessionOptions& options = {});
+  explicit Session(Engine& engine, std::vector<Message> messages = {});
+  // Errors: invalid_argument (a tool's name or schema), unsupported (the chat template tells the model of no tools).
+  static Result<Session> create(Engine& engine, SessionOptions options);
   ~Session();
   Session(Session&&) noexcept;
   Session& operator=(Session&&) noexcept;
@@ -35,24 +80,52 @@ class Session {
   Result<Reply> respond(std::string_view user_text, const GenerateOptions& options);
   // The same, with text as it comes.
   Result<Reply> stream(std::string_view user_text, const GenerateOptions& options, const GenerateCallbacks& callbacks);
+  // The same for the transcript as it stands. Errors: invalid_argument (the assistant has the last word).
+  Result<Reply> reply(const GenerateOptions& options, const GenerateCallbacks& callbacks = {});
+  // The same as stream(), and runs the tools that replies call, adding what they return, until one answers. In each
+  // of `most_rounds` rounds the model may call several. A malformed call gets told so.
+  // Errors: as stream(), also if tools have been run by then; invalid_argument (no tools).
+  Result<ToolsReply> run_tools(std::string_view user_text, const GenerateOptions& options, int most_rounds = 8,
+                               const GenerateCallbacks& callbacks = {});
 
   // Pinned so far; where the last turn's pin was refused, that of an earlier turn, and the refusal as a sentence.
   [[nodiscard]] int pinned_tokens() const;
   [[nodiscard]] const std::string& pin_refusal() const;
 
-  [[nodiscard]] const std::vector<Message>& transcript() const;
-  // Replaces the transcript. Messages equal to the present ones at the same place keep their ids;
-  // reuse falls back to the true common prefix.
-  void set_transcript(std::vector<Message> messages);
+  // Computes and caches what the prompt of the next turn begins with, whatever the user will say: instructions, tools,
+  // the transcript. Returns how many tokens of that prompt are cached then; less only if cancelled. Uses salt and
+  // chunk. Errors: invalid_argument (without reuse nothing is kept).
+  Result<int> prewarm(const GenerateOptions& options = {}, const GenerateCallbacks& callbacks = {});
+
+  // A session that shares all so far, cached and said, and goes its own way. `same`: it draws as this one would. Else
+  // it draws from a stream of its own, which depends on this session's and on how many forks of it came before.
+  enum class Draws : std::uint8_t { independent, same };
+  Result<Session> fork(Draws draws = Draws::independent);
+  // Back to after the given turn; 0: before the first. Errors: invalid_argument (there is no such turn), as edit().
+  Result<void> rewind(int turn);
+  // Replaces the user's message of a turn and drops what followed; reply() answers. What is dropped stays cached.
+  Result<void> edit(int turn, std::string_view user_text);
+  // Replaces the transcript. What it begins with of this one, or of one of the latest others, keeps its ids.
+  Result<void> set_transcript(std::vector<Message> messages);
   // Drops the last `tokens` tokens of the last prompt and its reply. A reply is cut at the token, or before it where
   // its text would end within a character; other messages go as a whole, and with them what precedes a reply's first
   // token. Says how many tokens are left (prompt_tokens) and what of them is cached. With sliding layers or
   // KvOptions::max_size that may have to be resumed from further back (reuse.stopped: window), which the next turn then
-  // computes again. Errors: invalid_argument (a negative number; the session is answering).
+  // computes again. Errors: invalid_argument (a negative number).
   Result<Explanation> trim(int tokens, const std::string& salt = {});
+
+  // Not while a call is under way on another thread, as all below.
+  [[nodiscard]] const std::vector<Message>& transcript() const;
+  [[nodiscard]] int turns() const;
+  // Of the replies in the transcript that were generated here or in the session it was forked from, in their order.
+  [[nodiscard]] const std::vector<ReplyReport>& reports() const;
+  // The caller's own words for a session. Forks begin with the same.
+  [[nodiscard]] std::set<std::string>& tags();
+  [[nodiscard]] const std::set<std::string>& tags() const;
 
  private:
   struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -132,11 +132,14 @@ Result<int> Chat::follow_person() {
   return 0;
 }
 
+void report(const Result<void>& done, const char* success) {
+  note(done.ok() ? success : fmt::format("error: {}\n", one_line(done.error().message)));
+}
+
 bool Chat::obey(const std::string& command) {
   if (command == "/exit") return false;
   if (command == "/reset") {
-    session_.set_transcript(beginning());
-    note("The conversation begins again.\n");
+    report(session_.set_transcript(beginning()), "The conversation begins again.\n");
   } else if (command == "/undo") {
     undo();
   } else if (command.starts_with("/trim")) {
@@ -160,15 +163,11 @@ void Chat::trim(const std::string& count) {
 }
 
 void Chat::undo() {
-  std::vector<Message> messages = session_.transcript();
-  while (!messages.empty() && messages.back().role == "assistant") messages.pop_back();
-  if (messages.empty() || messages.back().role != "user") {
+  if (session_.turns() == 0) {
     note("There is nothing to take back.\n");
     return;
   }
-  messages.pop_back();
-  session_.set_transcript(std::move(messages));
-  note("The last question and its reply are taken back.\n");
+  report(session_.rewind(session_.turns() - 1), "The last question and its reply are taken back.\n");
 }
 
 Result<int> chat(const ChatOptions& options) {

@@ -98,7 +98,7 @@ TEST(Pinning, ASessionKeepsItsConversation) {
   const auto engine = Engine::open(options);
   std::filesystem::remove(path);
   ASSERT_TRUE(engine.ok()) << engine.error().message;
-  Session session(**engine, {}, {.pin = true});
+  Session session = Session::create(**engine, {.pin = true}).value();
   const auto first = session.respond("How do you do, and what is it that you do?", {.max_tokens = 20});
   ASSERT_TRUE(first.ok()) << first.error().message;
   EXPECT_EQ(session.pin_refusal(), "");

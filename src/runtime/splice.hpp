@@ -1,21 +1,48 @@
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "dalsegno/result.hpp"
-#include "dalsegno/session.hpp"
 #include "dalsegno/tokenizer.hpp"
 
 namespace dalsegno {
 
-// The prompt of a conversation as ids, with the replies of earlier turns as the very ids that were
-// generated: replies[i] are those of messages[i], empty where it has none.
-// The template is rendered with a mark in place of each such reply, and the ids go where the marks are, but
-// only where the template passes the reply's text on unchanged; elsewhere the rendered text is
-// tokenised as it is.
-// Requires: replies.size() == messages.size(), and each non-empty entry decodes to its message's content.
-Result<std::vector<TokenId>> conversation_ids(const Tokenizer& tokenizer, std::span<const Message> messages,
-                                              std::span<const std::vector<TokenId>> replies);
+// Makes ids of a conversation's rendered prompts, at the cost of what is new in them, and such that what was computed
+// is found again: as far as a prompt begins with the text of an earlier one and of the reply that was generated from
+// it, it gets the very ids of those. A reply that the template changes (thinking dropped, text stripped) is
+// tokenised as it is rendered; its K/V stood behind another text anyway.
+// Remembers the latest branches of the conversation, so that going back to one finds its replies' ids too.
+// Copies share what they remember. Threads: one at a time.
+class PromptMemory {
+ public:
+  // The ids of a rendered prompt, which is remembered.
+  Result<std::vector<TokenId>> encode(const Tokenizer& tokenizer, const std::string& text);
+  // The same, remembering nothing.
+  Result<std::vector<TokenId>> peek(const Tokenizer& tokenizer, const std::string& text) const;
+  // The reply that was generated from the prompt encoded last. Requires: there is one, and ids decode to text.
+  void add_reply(std::string_view text, std::span<const TokenId> ids);
+
+ private:
+  // A place where ids can be cut: those before it do not depend on the text behind it.
+  struct Anchor {
+    std::size_t text = 0;    // bytes before it
+    std::size_t extent = 0;  // bytes that must be the same for it to hold
+    std::size_t ids = 0;     // ids before it
+  };
+  struct Branch {
+    std::string text;
+    std::vector<TokenId> ids;
+    std::vector<Anchor> anchors;  // ascending
+  };
+  [[nodiscard]] Result<Branch> build(const Tokenizer& tokenizer, const std::string& text) const;
+  static void add_anchors(const Tokenizer& tokenizer, Branch& branch, std::size_t text, std::size_t ids);
+
+  std::vector<std::shared_ptr<const Branch>> branches_;  // used last at the end
+};
 
 }  // namespace dalsegno
