@@ -16,13 +16,17 @@ using testing::open_engine;
 using testing::random_tokens;
 using testing::run;
 
-void turn_a_bit(LocalEngine& engine, std::uint64_t seed) {
+// Of the first key of a cached block, or of its last value.
+enum class Place : std::uint8_t { first_key, last_value };
+
+void turn_a_bit(LocalEngine& engine, std::uint64_t seed, Place place) {
   engine.scheduler().on_engine_thread([&](KvCache& cache) {
     const auto sample = cache.sample(seed);
     ASSERT_TRUE(sample);
     const auto pages = cache.pages_of(sample->name_space, sample->tokens);
     ASSERT_TRUE(pages);
-    *const_cast<std::byte*>((*pages)[0]) ^= std::byte{1};
+    const std::size_t at = place == Place::first_key ? 0 : cache.layout().page_bytes() - 1;
+    const_cast<std::byte*>((*pages)[0])[at] ^= std::byte{1};
   });
 }
 
@@ -45,23 +49,25 @@ TEST_P(SelfAuditTest, SoundBlocksOfEveryFormatAreComputedToTheSameBytes) {
 }
 
 TEST_P(SelfAuditTest, OneWrongBitPutsTheNamespaceIntoQuarantine) {
-  std::mt19937 random(4);
-  auto engine = open_engine({.model = GetParam()});
-  ASSERT_NE(engine, nullptr);
-  const std::vector<TokenId> tokens = random_tokens(random, 150);
-  const auto sound = run(*engine, tokens);
-  turn_a_bit(*engine, 5);
-  const AuditReport report = engine->audit_cache(200);
-  EXPECT_EQ(report.mismatched, 1U) << report.checked << " checked, " << report.skipped << " skipped";
-  EXPECT_NE(report.last_mismatch.find("layer"), std::string::npos) << report.last_mismatch;
+  for (const Place place : {Place::first_key, Place::last_value}) {
+    std::mt19937 random(4);
+    auto engine = open_engine({.model = GetParam()});
+    ASSERT_NE(engine, nullptr);
+    const std::vector<TokenId> tokens = random_tokens(random, 150);
+    const auto sound = run(*engine, tokens);
+    turn_a_bit(*engine, 5, place);
+    const AuditReport report = engine->audit_cache(200);
+    EXPECT_EQ(report.mismatched, 1U) << report.checked << " checked, " << report.skipped << " skipped";
+    EXPECT_NE(report.last_mismatch.find("layer"), std::string::npos) << report.last_mismatch;
 
-  engine->scheduler().on_engine_thread([](KvCache& cache) { EXPECT_FALSE(cache.sample(0)); });
-  const auto after = engine->explain(tokens, "");
-  ASSERT_TRUE(after.ok());
-  EXPECT_EQ(after.value().reuse.stopped, Stopped::off);
-  const auto again = run(*engine, tokens);
-  EXPECT_EQ(again->logits(), sound->logits());
-  testing::check_cache(*engine);
+    engine->scheduler().on_engine_thread([](KvCache& cache) { EXPECT_FALSE(cache.sample(0)); });
+    const auto after = engine->explain(tokens, "");
+    ASSERT_TRUE(after.ok());
+    EXPECT_EQ(after.value().reuse.stopped, Stopped::off);
+    const auto again = run(*engine, tokens);
+    EXPECT_EQ(again->logits(), sound->logits());
+    testing::check_cache(*engine);
+  }
 }
 
 TEST(SelfAuditWhenIdle, AuditsTheShareAskedForAndThenRests) {

@@ -106,6 +106,15 @@ TEST_P(Sharing, TenantsShareNothingAndDoNotWaitForEachOther) {
   EXPECT_EQ(recorders[1]->admission().stopped, Stopped::cold);
   EXPECT_GE(recorders[2]->admission().reused, 288);
   EXPECT_EQ(recorders[3]->admission().reused, 0);
+
+  // Nor of what is cached by now.
+  auto later = std::make_shared<Recorder>();
+  std::vector<Work> alone;
+  alone.push_back({later, prompt_, 299, 512, true, "c"});
+  engine_->scheduler().submit(std::move(alone));
+  ASSERT_TRUE(later->wait().ok());
+  EXPECT_EQ(later->admission().reused, 0);
+  EXPECT_EQ(later->admission().stopped, Stopped::cold);
 }
 
 TEST_P(Sharing, ExplainSaysWhatGenerateWouldReuse) {
