@@ -18,26 +18,6 @@ constexpr std::string_view kFormatVersion = "1";
 // Pieces that are read or written, and one that is being used.
 constexpr std::uint64_t kBufferBytes = 4 * kChecksumPiece;
 
-std::string hex(std::span<const std::byte> bytes) {
-  std::string text;
-  for (const std::byte byte : bytes) text += fmt::format("{:02x}", std::to_integer<int>(byte));
-  return text;
-}
-
-// What must be the same for K/V to be the same, by the names and words of the file.
-std::map<std::string, std::string> key_metadata(const NumericsKey& key) {
-  return {{"format", std::string(kKind)},
-          {"format_version", std::string(kFormatVersion)},
-          {"fingerprint", hex(key.fingerprint)},
-          {"numerics_version", fmt::to_string(key.numerics_version)},
-          {"activation_bits", fmt::to_string(key.activation_bits)},
-          {"kv", name(key.kv.format)},
-          {"kv_group_size", fmt::to_string(key.kv.group_size)},
-          {"kv_start", fmt::to_string(key.kv.start)},
-          {"max_kv", fmt::to_string(key.kv.max_size)},
-          {"keep", fmt::to_string(key.kv.keep)}};
-}
-
 struct Meaning {
   const char* key;
   const char* what;  // of the file, as the sentence has it
@@ -177,6 +157,19 @@ Result<void> read_pages(SafetensorsReader& reader, const SavedLayout& saved, con
 }
 
 }  // namespace
+
+std::map<std::string, std::string> key_metadata(const NumericsKey& key) {
+  return {{"format", std::string(kKind)},
+          {"format_version", std::string(kFormatVersion)},
+          {"fingerprint", hex(key.fingerprint)},
+          {"numerics_version", fmt::to_string(key.numerics_version)},
+          {"activation_bits", fmt::to_string(key.activation_bits)},
+          {"kv", name(key.kv.format)},
+          {"kv_group_size", fmt::to_string(key.kv.group_size)},
+          {"kv_start", fmt::to_string(key.kv.start)},
+          {"max_kv", fmt::to_string(key.kv.max_size)},
+          {"keep", fmt::to_string(key.kv.keep)}};
+}
 
 Result<void> save_cache(FileSystem& files, const std::string& path, LocalEngine& engine, const PromptCache& cache,
                         const std::string& attached) {

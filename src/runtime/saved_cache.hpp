@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cstddef>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -22,5 +22,8 @@ struct SavedCache {
 };
 Result<SavedCache> load_cache(FileSystem& files, const std::string& path, Engine& engine, const std::string& salt,
                               HeldTables::Keep keep = HeldTables::Keep::pinned);
+
+// What must be the same for K/V to be the same, by the names and words of the file.
+std::map<std::string, std::string> key_metadata(const NumericsKey& key);
 
 }  // namespace dalsegno
