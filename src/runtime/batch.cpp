@@ -143,6 +143,7 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
       const GenerateOptions& options = request.options;
       work.push_back(
           {member, std::move(request.prompt), last, options.chunk, options.reuse, options.salt, options.retention});
+      work.back().scheduling = options.scheduling;
     }
     // Within the lock: nobody may cancel what is not submitted yet.
     impl_->engine.scheduler().submit(std::move(work));
