@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <limits>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "dalsegno/batch.hpp"
 #include "runtime/test_engine.hpp"
@@ -28,16 +30,28 @@ class Ending final : public Recorder {
     ++seen_;
     return Recorder::on_logits(position, logits, tokens);
   }
+  void on_progress(int, int) override {
+    if (at_first_progress) std::exchange(at_first_progress, nullptr)();
+  }
+  std::function<void()> at_first_progress;
   void on_finished(Result<FinishReason> outcome) override {
     ended_.push_back(name_);  // engine thread only
     Recorder::on_finished(std::move(outcome));
   }
   [[nodiscard]] int seen() const { return seen_; }
+  bool wants_more() override { return !held_; }
+  // Its reader is behind from the first token on.
+  void hold() { held_ = true; }
+  void let_go() {
+    held_ = false;
+    resume();
+  }
 
  private:
   const std::string name_;
   std::vector<std::string>& ended_;
   std::atomic<int> seen_{0};
+  std::atomic<bool> held_{false};
 };
 
 class SchedulingTest : public ::testing::Test {
@@ -67,6 +81,14 @@ class SchedulingTest : public ::testing::Test {
     std::vector<Work> all;
     for (const Wish& wish : wishes) all.push_back(work(wish));
     engine_->scheduler().submit(std::move(all));
+  }
+  // One that holds so much room, and nothing else happens, until it is let go.
+  void submit_held(int tokens) {
+    std::vector<Work> one;
+    one.push_back(work({"held", tokens, {}, {}, 100'000}));
+    requests_.back()->hold();
+    engine_->scheduler().submit(std::move(one));
+    while (requests_.back()->seen() == 0) std::this_thread::yield();
   }
   // Waits for all; the bits must be those that each gets alone.
   void expect_all_end() {
@@ -140,15 +162,14 @@ TEST_F(SchedulingTest, WhenRoomEndsTheLessUrgentGivesWayThoughItIsOlder) {
 
 TEST_F(SchedulingTest, AnUrgentRequestTakesTheRoomOfWhatRuns) {
   leave_room(600);
-  submit({{"endless", 350, {}, {}, 100'000}});
-  while (requests_.front()->seen() == 0) std::this_thread::yield();
+  submit_held(350);
   submit({{"urgent", 350, {.urgency = 1}, {}, 2}});
   EXPECT_TRUE(requests_.back()->wait().ok());
-  const int before = requests_.front()->seen();
-  while (requests_.front()->seen() == before) std::this_thread::yield();
+  requests_.front()->let_go();
+  while (requests_.front()->seen() < 20) std::this_thread::yield();
   requests_.front()->cancel();
   EXPECT_TRUE(requests_.front()->wait().ok());
-  EXPECT_EQ(ended_, (std::vector<std::string>{"urgent", "endless"}));
+  EXPECT_EQ(ended_, (std::vector<std::string>{"urgent", "held"}));
 }
 
 TEST_F(SchedulingTest, ALargeRequestWhoseTurnItIsIsNotOvertaken) {
@@ -160,19 +181,30 @@ TEST_F(SchedulingTest, ALargeRequestWhoseTurnItIsIsNotOvertaken) {
   EXPECT_EQ(ended_[4], "large");
 }
 
-// The leader of one that is urgent goes before what is more urgent than itself.
+// While a reply goes on, a step takes one block of a prompt: of the leader's, for the sake of whom it leads.
 TEST_F(SchedulingTest, WhoIsWaitedForIsAsUrgentAsWhoWaits) {
+  engine_.reset();
+  engine_ = open_engine({.step_ms = 0});
+  const auto reply = std::make_shared<Recorder>(1 << 20);
+  Work beside{reply, random_tokens(random_, 5), 4};
   Work leader = work({"leader", 900});
   Work follower{std::make_shared<Ending>("follower", ended_), leader.tokens, 899};
   follower.tokens.push_back(1);
-  follower.chunk = leader.chunk = 40;
   follower.scheduling.urgency = 2;
-  requests_.push_back(std::static_pointer_cast<Ending>(follower.request));
   Work other = work({"other", 900, {.urgency = 1}});
-  engine_->scheduler().submit({std::move(leader)});
-  engine_->scheduler().submit({std::move(other), std::move(follower)});
-  for (const auto& each : requests_) EXPECT_TRUE(each->wait().ok());
-  EXPECT_EQ(ended_.back(), "other");
+  const std::vector<std::shared_ptr<Request>> all{leader.request, follower.request, other.request};
+  std::vector<Work> late;
+  late.push_back(std::move(other));
+  late.push_back(std::move(follower));
+  requests_.front()->at_first_progress = [&] { engine_->scheduler().submit(std::move(late)); };
+  std::vector<Work> early;
+  early.push_back(std::move(beside));
+  early.push_back(std::move(leader));
+  engine_->scheduler().submit(std::move(early));
+  for (const auto& each : all) EXPECT_TRUE(std::static_pointer_cast<Ending>(each)->wait().ok());
+  reply->cancel();
+  EXPECT_TRUE(reply->wait().ok());
+  EXPECT_EQ(ended_, (std::vector<std::string>{"leader", "follower", "other"}));
 }
 
 FinishReason ended_by(Ending& request) {
@@ -183,8 +215,7 @@ FinishReason ended_by(Ending& request) {
 
 TEST_F(SchedulingTest, ADeadlineEndsWhatWaitsForRoom) {
   leave_room(600);
-  submit({{"endless", 350, {}, {}, 100'000}});
-  while (requests_.front()->seen() == 0) std::this_thread::yield();
+  submit_held(350);
   submit({{"waits", 350, {.deadline_seconds = 0.05}}});
   EXPECT_EQ(ended_by(*requests_.back()), FinishReason::deadline);
   EXPECT_EQ(requests_.back()->seen(), 0);
@@ -208,8 +239,8 @@ TEST_F(SchedulingTest, ADeadlineEndsWhatStandsAsideAndPrefills) {
 
 // Passes its deadline in the middle of the third token.
 GenerateOptions late_after_three(const std::shared_ptr<int>& drawn) {
-  GenerateOptions options{.max_tokens = 100, .scheduling = {.deadline_seconds = 2}};
-  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(2500);
+  GenerateOptions options{.max_tokens = 100, .scheduling = {.deadline_seconds = 1}};
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(1200);
   options.logits_processor = [=](std::span<const TokenId>, std::span<float> logits) {
     logits[static_cast<std::size_t>('a' + *drawn)] = 1000;
     if (++*drawn == 3) std::this_thread::sleep_until(until);
