@@ -290,14 +290,17 @@ TEST_F(SchedulingTest, ADeadlineEndsAReplyWhoseReaderDoesNotCome) {
     engine_->scheduler().on_engine_thread(
         [&](KvCache& cache) { idle = cache.stats().pages_used == cache.stats().pages_evictable; });
   }
-  std::optional<FinishReason> end;
+  BatchResponse end;
   int tokens = 0;
   for (auto heard = batch.next(); !heard.empty(); heard = batch.next()) {
-    tokens += heard.front().token ? 1 : 0;
-    if (heard.front().finish_reason) end = heard.front().finish_reason;
+    end = heard.front();
+    tokens += end.token ? 1 : 0;
   }
-  EXPECT_EQ(end, FinishReason::deadline);
+  EXPECT_EQ(end.finish_reason, FinishReason::deadline);
   EXPECT_LE(tokens, 16);
+  EXPECT_EQ(tokens, end.usage.reply_tokens);
+  ASSERT_TRUE(end.cache) << end.cache_refusal;
+  EXPECT_EQ(static_cast<int>(end.cache->tokens().size()), 20 + tokens - 1);
 }
 
 TEST_F(SchedulingTest, WhatIsImpossibleIsRefused) {
