@@ -17,9 +17,9 @@
 // NULL options are the defaults. Reports are written into the caller's memory of the size he names. Both, and results
 // allocated here, may get more fields at their end; the structs without a size or a _free stay as they are.
 //
-// Text is UTF-8 and ends with a zero byte, also where its size is given. Yes or no is an int32_t: 0 is no.
-// Threads. Any, but one handle is used by one call at a time, unless it is a dalsegno_engine, dalsegno_tokenizer,
-// dalsegno_cancel, dalsegno_logprobs, dalsegno_conversations, dalsegno_models, or said otherwise.
+// Text is UTF-8 and ends with a zero byte, also where its size is given; NULL is "" where it may be missing. Yes or no
+// is an int32_t: 0 is no. Threads. Any, but one handle is used by one call at a time, unless it is a dalsegno_engine,
+// dalsegno_tokenizer, dalsegno_cancel, dalsegno_logprobs, dalsegno_conversations, dalsegno_models, or said otherwise.
 // Callbacks run on the thread of the call they belong to, must return normally, and must not free what is in use.
 
 #include <stddef.h>
@@ -63,7 +63,8 @@ enum {
   DALSEGNO_FINISH_STOP = 0,
   DALSEGNO_FINISH_LENGTH = 1,
   DALSEGNO_FINISH_CANCELLED = 2,
-  DALSEGNO_FINISH_ERROR = 3
+  DALSEGNO_FINISH_DEADLINE = 3,
+  DALSEGNO_FINISH_ERROR = 4
 };
 enum {
   DALSEGNO_TOOLS_ANSWERED = 0,
@@ -212,12 +213,12 @@ DALSEGNO_API int32_t dalsegno_engine_audit_cache(dalsegno_engine* engine, int32_
                                                  dalsegno_error* error);
 DALSEGNO_API void dalsegno_audit_free(dalsegno_audit* audit);
 
-// How a reply is made. Callbacks return 0 to end it; salt NULL is "".
 typedef struct dalsegno_bias {
   int32_t id;
   float bias;  // -INFINITY forbids the token
 } dalsegno_bias;
 
+// How a reply is made. Callbacks return 0 to end it.
 typedef struct dalsegno_generate_options {
   size_t size;
   int32_t max_tokens;
@@ -240,6 +241,8 @@ typedef struct dalsegno_generate_options {
   const char* salt;
   int32_t priority;
   double ttl_seconds;
+  int32_t urgency;
+  double deadline_seconds;
   int32_t chunk;
   void* user;  // handed to the three below
   // New text, whole UTF-8 characters. Not of batches, as the next one.

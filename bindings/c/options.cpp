@@ -111,6 +111,8 @@ dalsegno_generate_options plain_options(const GenerateOptions& options, std::vec
   all.salt = options.salt.c_str();
   all.priority = options.retention.priority;
   all.ttl_seconds = options.retention.ttl_seconds;
+  all.urgency = options.scheduling.urgency;
+  all.deadline_seconds = options.scheduling.deadline_seconds;
   all.chunk = options.chunk;
   return all;
 }
@@ -158,6 +160,7 @@ Result<Asked> asked(const dalsegno_generate_options* given) {
   all.options.reuse = options.reuse != 0;
   all.options.salt = text_of(options.salt);
   all.options.retention = {.priority = options.priority, .ttl_seconds = options.ttl_seconds};
+  all.options.scheduling = {.urgency = options.urgency, .deadline_seconds = options.deadline_seconds};
   all.options.chunk = options.chunk;
   void* const user = options.user;
   if (const auto process = options.logits_processor) {

@@ -2,7 +2,39 @@
 
 #include "bindings/c/values.hpp"
 
+#include "dalsegno/conversations.hpp"
+
 namespace dalsegno::c {
+namespace {
+
+// The numbers of dalsegno.h are a promise; the order of these enums is none.
+template <class E>
+constexpr bool same(std::int32_t number, E value) {
+  return number == static_cast<std::int32_t>(value);
+}
+static_assert(same(DALSEGNO_KV_BF16, KvFormat::bf16) && same(DALSEGNO_KV_F32, KvFormat::f32) &&
+              same(DALSEGNO_KV_Q8, KvFormat::q8) && same(DALSEGNO_KV_Q4, KvFormat::q4));
+static_assert(same(DALSEGNO_MEMORY_AUTOMATIC, MemoryPreset::automatic) &&
+              same(DALSEGNO_MEMORY_IDLE, MemoryPreset::idle) &&
+              same(DALSEGNO_MEMORY_UNCONSTRAINED, MemoryPreset::unconstrained));
+static_assert(same(DALSEGNO_STOPPED_END, Stopped::end) && same(DALSEGNO_STOPPED_COLD, Stopped::cold) &&
+              same(DALSEGNO_STOPPED_DIVERGED, Stopped::diverged) && same(DALSEGNO_STOPPED_EVICTED, Stopped::evicted) &&
+              same(DALSEGNO_STOPPED_WINDOW, Stopped::window) && same(DALSEGNO_STOPPED_NAMESPACE, Stopped::name_space) &&
+              same(DALSEGNO_STOPPED_OFF, Stopped::off));
+static_assert(same(DALSEGNO_FINISH_STOP, FinishReason::stop) && same(DALSEGNO_FINISH_LENGTH, FinishReason::length) &&
+              same(DALSEGNO_FINISH_CANCELLED, FinishReason::cancelled) &&
+              same(DALSEGNO_FINISH_DEADLINE, FinishReason::deadline) &&
+              same(DALSEGNO_FINISH_ERROR, FinishReason::error));
+static_assert(same(DALSEGNO_TOOLS_ANSWERED, ToolsEnded::answered) && same(DALSEGNO_TOOLS_ROUNDS, ToolsEnded::rounds) &&
+              same(DALSEGNO_TOOLS_REPEATED, ToolsEnded::repeated) &&
+              same(DALSEGNO_TOOLS_UNFINISHED, ToolsEnded::unfinished));
+static_assert(same(DALSEGNO_STYLE_AUTOMATIC, ToolCallStyle::automatic) &&
+              same(DALSEGNO_STYLE_HERMES, ToolCallStyle::hermes) &&
+              same(DALSEGNO_STYLE_LLAMA3, ToolCallStyle::llama3) && same(DALSEGNO_STYLE_JSON, ToolCallStyle::json));
+static_assert(same(DALSEGNO_FROM_CREATED, ConversationFrom::created) &&
+              same(DALSEGNO_FROM_MEMORY, ConversationFrom::memory) && same(DALSEGNO_FROM_DISK, ConversationFrom::disk));
+
+}  // namespace
 
 dalsegno_kv plain(const KvOptions& kv) {
   return {static_cast<std::int32_t>(kv.format), kv.group_size, kv.start, kv.max_size, kv.keep};
