@@ -1,6 +1,6 @@
 // window_edits MODEL TOKENS EDITS SEED: one long conversation of a model with sliding-window layers, edited at random
-// depths. Prints a line per edit; fails where an edit resumes too far back, where the index holds too much of the window
-// layers' K/V, or where reuse changed a bit.
+// depths. Prints a line per edit; fails where an edit resumes too far back, where the index holds too much of the
+// window layers' K/V, or where reuse changed a bit.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

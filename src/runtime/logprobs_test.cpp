@@ -146,7 +146,7 @@ TEST_F(Logprobs, RowsStayWithinTheirBytesAndTheOldestGoFirst) {
   }
   EXPECT_EQ(cache_->stats().computed, 61U) << "what is used stays";
   EXPECT_GT(cache_->stats().evicted, 30U);
-  EXPECT_EQ(cache_->stats().rows + cache_->stats().evicted, 61U);
+  EXPECT_EQ(cache_->stats().hidden_states + cache_->stats().evicted, 61U);
 }
 
 TEST_F(Logprobs, ARowLargerThanTheRoomIsAnsweredButNotKept) {
