@@ -58,7 +58,7 @@ TEST_P(Particles, EachContextIsOneRowOfTheModelAndWhatTheyShareIsKeptOnce) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Particles,
                          ::testing::Combine(::testing::Values(std::pair{"llama-gqa", 100.0},
-                                                              std::pair{"gemma3-swa", 8.0}),
+                                                              std::pair{"gemma3-swa", 4.0}),
                                             ::testing::Values(32, 1000)));
 
 }  // namespace
