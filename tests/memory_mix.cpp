@@ -83,7 +83,7 @@ int main(int argc, char** argv) {
   say("peak", status("VmHWM"));
   say("after", status("VmRSS"));
   const auto report = dalsegno::memory_report();
-  say("reserved", report->weights + report->kv + report->index + report->work);
+  say("reserved", report->weights + report->kv + report->index + report->log_probs + report->work);
   dalsegno::release_all();
   say("released", status("VmRSS"));
   say("failures", static_cast<std::uint64_t>(failures.load()));

@@ -102,16 +102,19 @@ struct InspectReport {
   int sliding_window = 0;   // tokens that windowed layers look back
   int windowed_layers = 0;  // how many those are
   std::vector<TensorTypeCount> tensor_types;
-  std::uint64_t kv_bytes_per_token = 0;   // in the KV format asked about, from kv_start on
-  int kv_start = 0;                       // of codes, as rounded up: bf16 before
-  int at_context = 0;                     // the context length asked about
+  std::uint64_t kv_bytes_per_token =
+      0;               // in the KV format asked about, from kv_start on; bf16 if none is from there on
+  int kv_start = 0;    // of codes, as rounded up: bf16 before
+  int at_context = 0;  // the context length asked about
   std::uint64_t packed_weight_bytes = 0;  // weights in memory once repacked; 0 if not runnable
-  std::uint64_t memory_at_context = 0;    // weights + K/V + work buffers + vocabulary; 0 if not runnable
+  std::uint64_t memory_at_context = 0;    // the least budget with which a sequence may be so long; 0 if not runnable
   std::string tokenizer_model, tokenizer_pre;
   bool has_template = false;
   std::vector<std::string> unusual;  // one sentence each
 };
-// context 0: the model's own. Errors: as Engine::open, but unknown architectures are reported, not refused.
-Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv, int context, int activation_bits = 8);
+// context 0: the model's own; threads 0: one per core. Errors: as Engine::open, but unknown architectures are reported,
+// not refused.
+Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv, int context, int activation_bits = 8,
+                              int threads = 0);
 
 }  // namespace dalsegno

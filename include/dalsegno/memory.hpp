@@ -23,8 +23,8 @@ struct MemoryOptions {
   MemoryPreset preset = MemoryPreset::automatic;
   std::uint64_t bytes = 0;  // at most, weights included; 0: by the preset
   // Kept while neither a request runs nor a Session exists: what is cached beyond it is given back. Weights and work
-  // buffers stay. 0: by the preset, or `bytes` if those are given.
-  std::uint64_t idle_bytes = 0;
+  // buffers stay, so 0 means that nothing stays cached. Not given: by the preset, or `bytes` if those are given.
+  std::optional<std::uint64_t> idle_bytes{};
   bool operator==(const MemoryOptions&) const = default;
 };
 

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "dalsegno/result.hpp"
 
@@ -58,5 +59,9 @@ class MemoryBudget {
 
 // "1.5 GiB", "300 MiB", "12 bytes".
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);
+// Both, to the byte where they would read alike but are not.
+[[nodiscard]] std::pair<std::string, std::string> told_apart(std::uint64_t a, std::uint64_t b);
+// What follows "x needs ": "9.0 MiB, but only 8.0 MiB of the memory budget of ...".
+[[nodiscard]] std::string too_much_for(const MemoryBudget& budget, std::uint64_t needed, std::uint64_t free);
 
 }  // namespace dalsegno

@@ -41,6 +41,17 @@ TEST(MemoryBudget, RefusesWhatIsTooMuchInASentence) {
   EXPECT_TRUE(budget.reserve(MemoryKind::work, 0, "nothing").ok());
 }
 
+TEST(MemoryBudget, SizesThatWouldReadAlikeAreToldToTheByte) {
+  constexpr std::uint64_t kMiB = 1ULL << 20;
+  EXPECT_EQ(told_apart(9 * kMiB, 8 * kMiB), std::pair(std::string("9.0 MiB"), std::string("8.0 MiB")));
+  EXPECT_EQ(told_apart(8 * kMiB, 8 * kMiB - 1), std::pair(std::string("8388608 bytes"), std::string("8388607 bytes")));
+  EXPECT_EQ(told_apart(8 * kMiB, 8 * kMiB), std::pair(std::string("8.0 MiB"), std::string("8.0 MiB")));
+  const MemoryBudget budget(8 * kMiB);
+  EXPECT_EQ(too_much_for(budget, 9 * kMiB, kMiB),
+            "9.0 MiB, but only 1.0 MiB of the memory budget of 8.0 MiB are free; raise --memory");
+  EXPECT_EQ(too_much_for(budget, 9 * kMiB, 8 * kMiB), "9.0 MiB, but the memory budget is 8.0 MiB; raise --memory");
+}
+
 TEST(MemoryBudget, AReservationMovesAndIsReleasedOnce) {
   MemoryBudget budget(100);
   auto first = budget.reserve(MemoryKind::kv, 40, "first");

@@ -39,16 +39,22 @@ std::uint64_t bytes_in_all(const BlockPoolOptions& pool, std::uint32_t ghosts) {
          PrefixIndex::bytes_for(pool.max_pages + pool.max_empty, ghosts);
 }
 
+// What a cache with room for so many pages takes from the budget in all.
+std::uint64_t bytes_with(const KvCacheOptions& options, std::uint32_t pages) {
+  BlockPoolOptions pool{
+      .page_bytes = options.layout.page_bytes(), .max_pages = pages, .extent_bytes = options.extent_bytes};
+  pool.max_empty = most_empty(options, pages);
+  return bytes_in_all(pool, std::min(options.max_ghosts, pages));
+}
+
 // The most pages that fit max_bytes and what the budget has left.
-std::uint32_t most_pages(BlockPoolOptions pool, const KvCacheOptions& options) {
-  const std::uint64_t by_bytes = options.max_bytes / BlockPool::stride_of(pool.page_bytes);
+std::uint32_t most_pages(const KvCacheOptions& options) {
+  const std::uint64_t by_bytes = options.max_bytes / BlockPool::stride_of(options.layout.page_bytes());
   std::uint32_t fits = 0;
   auto too_many = static_cast<std::uint32_t>(std::min<std::uint64_t>(by_bytes, kMostPages)) + 1;
   while (too_many - fits > 1) {
-    pool.max_pages = fits + (too_many - fits) / 2;
-    pool.max_empty = most_empty(options, pool.max_pages);
-    const std::uint32_t ghosts = std::min(options.max_ghosts, pool.max_pages);
-    (bytes_in_all(pool, ghosts) <= options.budget->free_bytes() ? fits : too_many) = pool.max_pages;
+    const std::uint32_t pages = fits + (too_many - fits) / 2;
+    (bytes_with(options, pages) <= options.budget->free_bytes() ? fits : too_many) = pages;
   }
   return fits;
 }
@@ -64,15 +70,13 @@ Result<std::unique_ptr<KvCache>> KvCache::create(const KvCacheOptions& options) 
                                 .max_empty = 0,
                                 .budget = options.budget,
                                 .extent_bytes = options.extent_bytes};
-  pool_options.max_pages = most_pages(pool_options, options);
+  pool_options.max_pages = most_pages(options);
   pool_options.max_empty = most_empty(options, pool_options.max_pages);
   if (pool_options.max_pages < static_cast<std::uint32_t>(options.layout.most_pages_in_block())) {
     return Error{ErrorCode::exhausted,
-                 fmt::format("no room for K/V: a block of {} tokens takes {}, but only {} of the memory budget of {} "
-                             "are free; raise --memory",
-                             kBlockTokens, human_bytes(options.layout.block_bytes()),
-                             human_bytes(std::min(options.max_bytes, options.budget->free_bytes())),
-                             human_bytes(options.budget->limit()))};
+                 fmt::format("no room for K/V: a block of {} tokens needs {}", kBlockTokens,
+                             too_much_for(*options.budget, bytes_needed(options, 1, 1),
+                                          std::min(options.max_bytes, options.budget->free_bytes())))};
   }
   const std::uint32_t ghosts = std::min(options.max_ghosts, pool_options.max_pages);
   DALSEGNO_ASSIGN(policy, find_eviction_policy(options.eviction));
@@ -368,6 +372,12 @@ bool KvCache::could_fit(std::uint64_t pages) const {
 
 std::uint64_t KvCache::bytes_for(int tokens, int rows) const {
   return impl_->layout.pages_for(tokens, rows) * BlockPool::stride_of(impl_->layout.page_bytes());
+}
+
+std::uint64_t KvCache::bytes_needed(const KvCacheOptions& options, int tokens, int rows) {
+  const auto block = static_cast<std::uint64_t>(options.layout.most_pages_in_block());
+  const std::uint64_t pages = std::max(block, options.layout.pages_for(tokens, rows));
+  return bytes_with(options, static_cast<std::uint32_t>(std::min<std::uint64_t>(pages, kMostPages)));
 }
 
 int KvCache::most_tokens(int rows) const {

@@ -136,6 +136,8 @@ class KvCache {
   [[nodiscard]] int most_tokens(int rows) const;
   // What a sequence of so many tokens takes at most, in steps of at most `rows` tokens.
   [[nodiscard]] std::uint64_t bytes_for(int tokens, int rows) const;
+  // What a cache takes from the budget, index included, that has room for one sequence of so many tokens in such steps.
+  static std::uint64_t bytes_needed(const KvCacheOptions& options, int tokens, int rows);
   // A full block of some namespace, with all tokens up to its end. nullopt: there is none, or no room for `blocks`
   // blocks again without evicting. Equal numbers give equal blocks while nothing changes. Cost: linear in pages, at
   // worst; O(1) where most are cached.

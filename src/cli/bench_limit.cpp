@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "cli/options.hpp"
+
 namespace dalsegno::cli {
 namespace {
 
@@ -33,9 +35,9 @@ Keys keys_of(const BenchRow& row, double window) {
 
 Result<BenchLimit> BenchLimit::measure(const std::string& model_path, const EngineOptions& engine, bool brief) {
   BenchLimit limit;
-  DALSEGNO_ASSIGN(cost, model_cost(model_path, engine.kv, engine.activation_bits));
+  DALSEGNO_ASSIGN(cost, asked_for(model_cost(model_path, engine.kv, engine.activation_bits)));
   limit.cost_ = cost;
-  DALSEGNO_ASSIGN(levels, cpu_levels());
+  DALSEGNO_ASSIGN(levels, asked_for(cpu_levels()));
   limit.level_ = levels.chosen;
   DALSEGNO_ASSIGN(peak, measure_peak(engine.threads, brief ? 0.01 : 0.4));
   limit.peak_ = peak;

@@ -25,7 +25,7 @@ struct ChatOptions {
 constexpr const char* kWelcome = "/help lists the commands; Ctrl-C ends a reply; Ctrl-D ends the conversation.\n\n";
 constexpr const char* kCommands =
     "/undo   take back the last question and its reply\n"
-    "/trim N drop the last N tokens\n"
+    "/trim N drop the last N tokens: the end of a reply, other messages as a whole\n"
     "/reset  begin again; what is cached stays cached\n"
     "/exit   leave, as Ctrl-D does\n";
 
@@ -151,15 +151,27 @@ bool Chat::obey(const std::string& command) {
   return true;
 }
 
+// after: the beginning of `before`, of which the last message may be cut short.
+std::string what_is_gone(const std::vector<Message>& before, const std::vector<Message>& after) {
+  const std::size_t messages = before.size() - after.size();
+  const bool cut = !after.empty() && after.back().content != before[after.size() - 1].content;
+  const std::string whole = messages == 1 ? "the last message" : fmt::format("the last {} messages", messages);
+  if (messages == 0) return cut ? "the end of the last reply" : "nothing";
+  return cut ? whole + " and the end of the reply before" : whole;
+}
+
 void Chat::trim(const std::string& count) {
   int tokens = 0;
   if (!count.starts_with(' ') || !parse_number(count.substr(1), tokens) || tokens < 0) {
     return note("How many tokens? Write /trim 20.\n");
   }
+  const std::vector<Message> before = session_.transcript();
   const auto left = session_.trim(tokens, options_.generate.salt);
   if (!left.ok()) return note(fmt::format("error: {}\n", one_line(left.error().message)));
-  const Usage usage{left->prompt_tokens, left->reused_tokens, left->prompt_tokens - left->reused_tokens, 0};
-  note(fmt::format("[{}]\n", reuse_words(usage, left->reuse)));
+  const std::string dropped = what_is_gone(before, session_.transcript());
+  if (left->prompt_tokens == 0) return note(fmt::format("Dropped: {}. The conversation begins again.\n", dropped));
+  note(fmt::format("Dropped: {}. {} tokens of the conversation stay, of which {} are cached.\n", dropped,
+                   left->prompt_tokens, left->reused_tokens));
 }
 
 void Chat::undo() {
@@ -172,6 +184,7 @@ void Chat::undo() {
 
 Result<int> chat(const ChatOptions& options) {
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
+  check_generation(options.generate, *engine);
   if (!engine->tokenizer().has_template()) {
     return Error{
         ErrorCode::unsupported,
@@ -192,6 +205,8 @@ void add_chat(CLI::App& app, Action& action) {
   add_common(*verb, options->common, ModelUse::runs);
   add_generation(*verb, options->generate);
   verb->footer(
+      "At a terminal a line that begins with / is a command; /help lists them. Otherwise every line of input is a\n"
+      "question, also one that begins with /.\n\n"
       "Example:\n  dalsegno chat -m smollm2 --system 'Answer in one sentence.'\n"
       "  printf 'Name three rivers.\\nWhich is the longest?\\n' | dalsegno chat -m smollm2");
   verb->callback([options, &action] { action = [options] { return chat(*options); }; });

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "base/memory_budget.hpp"
 #include "cli/json.hpp"
 #include "cli/models_folder.hpp"
@@ -52,6 +54,19 @@ void line(const char* label, const std::string& text) {
   say(fmt::format("{:<16}{}\n", label, one_line(text)));
 }
 
+std::string formats(const InspectReport& report, KvFormat kv) {
+  if (report.kv_start == 0) return name(kv);
+  if (report.kv_start < report.at_context) return fmt::format("{}, bf16 before token {}", name(kv), report.kv_start);
+  return fmt::format("bf16; {} from token {} on is beyond the context of {}", name(kv), report.kv_start,
+                     report.at_context);
+}
+
+// As --memory takes it, and no less than the bytes.
+std::string rounded_up(std::uint64_t bytes) {
+  constexpr double kMiB = 1 << 20;
+  return fmt::format("{:.0f}MiB", std::ceil(static_cast<double>(bytes) / kMiB));
+}
+
 void print_report(const InspectReport& report, KvFormat kv) {
   line("file",
        fmt::format("{} (GGUF version {}, {})", report.path, report.gguf_version, human_bytes(report.file_bytes)));
@@ -72,13 +87,12 @@ void print_report(const InspectReport& report, KvFormat kv) {
     line(&type == &report.tensor_types.front() ? "tensors" : "",
          fmt::format("{:>5} {:<7}{:>12}", type.count, type.type, human_bytes(type.bytes)));
   }
-  const std::string before = report.kv_start > 0 ? fmt::format(", bf16 before token {}", report.kv_start) : "";
   line("keys and values",
-       fmt::format("{} per token in {}{}", human_bytes(report.kv_bytes_per_token), name(kv), before));
+       fmt::format("{} per token in {}", human_bytes(report.kv_bytes_per_token), formats(report, kv)));
   if (report.runnable) {
     line("memory",
-         fmt::format("{} at a context of {} tokens, of which weights {}", human_bytes(report.memory_at_context),
-                     report.at_context, human_bytes(report.packed_weight_bytes)));
+         fmt::format("--memory {} at least for a context of {} tokens, of which weights {}",
+                     rounded_up(report.memory_at_context), report.at_context, human_bytes(report.packed_weight_bytes)));
   }
   for (const std::string& sentence : report.unusual) {
     line(&sentence == &report.unusual.front() ? "unusual" : "", sentence);
@@ -87,7 +101,8 @@ void print_report(const InspectReport& report, KvFormat kv) {
 
 Result<int> inspect_verb(const CommonOptions& options) {
   DALSEGNO_ASSIGN(path, find_model(options.model));
-  DALSEGNO_ASSIGN(report, inspect(path, options.engine.kv, options.engine.context, options.engine.activation_bits));
+  const EngineOptions& engine = options.engine;
+  DALSEGNO_ASSIGN(report, asked_for(inspect(path, engine.kv, engine.context, engine.activation_bits, engine.threads)));
   if (options.json) {
     say(dump(report_json(report, options.engine.kv.format)) + "\n");
   } else {

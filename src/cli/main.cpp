@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/options.hpp"
 #include "cli/terminal.hpp"
 #include "cli/verbs.hpp"
 #include "dalsegno/diagnostics.hpp"
@@ -47,7 +48,7 @@ std::string usage_sentence(const CLI::App& app, const CLI::ParseError& error) {
 }
 
 Result<int> print_version() {
-  DALSEGNO_ASSIGN(levels, cpu_levels());
+  DALSEGNO_ASSIGN(levels, asked_for(cpu_levels()));
   say(fmt::format("dalsegno {}\nnumerics version {}\nCPU levels: {} (chosen: {})\n", DALSEGNO_VERSION, kNumericsVersion,
                   fmt::join(levels.available, ", "), levels.chosen));
   return kDone;

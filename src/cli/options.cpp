@@ -33,13 +33,19 @@ void read_memory(EngineOptions& engine, const std::string& text) {
     engine.memory.preset = preset;
     return;
   }
-  engine.memory.bytes = parse_bytes(text);
+  engine.memory.bytes = parse_bytes(text).value_or(0);
   if (engine.memory.bytes == 0) {
     wrong_usage(
         fmt::format("--memory: '{}' is not a size; write 512MB, 2GiB, a number of bytes, automatic, idle or "
                     "unconstrained",
                     text));
   }
+}
+
+void read_idle_memory(EngineOptions& engine, const std::string& text) {
+  engine.memory.idle_bytes = parse_bytes(text);
+  if (engine.memory.idle_bytes) return;
+  wrong_usage(fmt::format("--idle-memory: '{}' is not a size; write 0, 512MB, 2GiB or a number of bytes", text));
 }
 
 void read_kv(EngineOptions& engine, const std::string& text) {
@@ -114,7 +120,7 @@ std::string shown(std::uint64_t value) {
   return fmt::format("{}", value);
 }
 
-std::uint64_t parse_bytes(const std::string& text) {
+std::optional<std::uint64_t> parse_bytes(const std::string& text) {
   static constexpr std::array<std::pair<std::string_view, double>, 10> kUnits{{{"", 1},
                                                                                {"b", 1},
                                                                                {"kb", 1e3},
@@ -129,12 +135,14 @@ std::uint64_t parse_bytes(const std::string& text) {
   const std::size_t unit_at = std::min(text.find_first_not_of(' ', end), text.size());
   const std::string unit = lower(text.substr(unit_at));
   double number = 0;
-  if (!parse_number(text.substr(0, end), number)) return 0;
+  if (!parse_number(text.substr(0, end), number)) return std::nullopt;
   for (const auto& [name, factor] : kUnits) {
+    if (unit != name) continue;
     const double bytes = number * factor;
-    if (unit == name) return bytes >= 1 && bytes < 0x1p63 ? static_cast<std::uint64_t>(bytes) : 0;
+    if (bytes >= 0x1p63 || (bytes > 0 && bytes < 1)) return std::nullopt;
+    return static_cast<std::uint64_t>(bytes);
   }
-  return 0;
+  return std::nullopt;
 }
 
 void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
@@ -153,15 +161,9 @@ void add_common(CLI::App& app, CommonOptions& options, ModelUse use) {
       ->type_name("SIZE")
       ->group(runs);
   app.add_option_function<std::string>(
-         "--idle-memory",
-         [&engine](const std::string& text) {
-           engine.memory.idle_bytes = parse_bytes(text);
-           if (engine.memory.idle_bytes == 0) {
-             wrong_usage(
-                 fmt::format("--idle-memory: '{}' is not a size; write 512MB, 2GiB or a number of bytes", text));
-           }
-         },
-         "what stays in use while nothing runs; what is cached beyond it is given back (default: by --memory)")
+         "--idle-memory", [&engine](const std::string& text) { read_idle_memory(engine, text); },
+         "what stays in use while nothing runs; what is cached beyond it is given back; 0: all of it (default: by "
+         "--memory)")
       ->type_name("SIZE")
       ->group(runs);
   add_number(app, "--context", engine.context, 1, kMostContext,
@@ -258,7 +260,16 @@ Result<std::unique_ptr<Engine>> open_engine(const CommonOptions& options) {
   EngineOptions engine = options.engine;
   DALSEGNO_ASSIGN(path, find_model(options.model));
   engine.model_path = path;
-  return Engine::open(engine);
+  return asked_for(Engine::open(engine));
+}
+
+// Only known once the model is.
+void check_generation(const GenerateOptions& options, const Engine& engine) {
+  const int vocabulary = engine.tokenizer().vocabulary_size();
+  for (const auto& [id, bias] : options.sampling.logit_bias) {
+    if (id >= 0 && id < vocabulary) continue;
+    wrong_usage(fmt::format("--logit-bias {}: the model has tokens 0 to {}", id, vocabulary - 1));
+  }
 }
 
 }  // namespace dalsegno::cli

@@ -4,7 +4,9 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -15,6 +17,12 @@ namespace dalsegno::cli {
 
 // Ends with exit status 2 and this sentence: an option asks for something impossible.
 [[noreturn]] void wrong_usage(const std::string& sentence);
+// For calls whose arguments are all options or DALSEGNO_CPU: what they refuse is wrong usage.
+template <class T>
+[[nodiscard]] Result<T> asked_for(Result<T> result) {
+  if (!result.ok() && result.error().code == ErrorCode::invalid_argument) wrong_usage(result.error().message);
+  return result;
+}
 
 // What every verb takes.
 struct CommonOptions {
@@ -30,18 +38,23 @@ void add_generation(CLI::App& app, GenerateOptions& options);
 
 // Finds the model and loads it.
 Result<std::unique_ptr<Engine>> open_engine(const CommonOptions& options);
+// Wrong usage if the options name tokens that the model lacks.
+void check_generation(const GenerateOptions& options, const Engine& engine);
 
-// "512MB", "2GiB", "1.5 GB" or plain bytes; 0 where it is none of these or does not fit.
-[[nodiscard]] std::uint64_t parse_bytes(const std::string& text);
+// "512MB", "2GiB", "1.5 GB" or plain bytes; nothing where it is none of these or does not fit.
+[[nodiscard]] std::optional<std::uint64_t> parse_bytes(const std::string& text);
 
 template <class T>
 [[nodiscard]] bool parse_number(const std::string& text, T& value) {
   const char* end = text.data() + text.size();
   const auto result = std::from_chars(text.data(), end, value);
+  if (result.ptr != end || text.empty()) return false;
   if constexpr (std::is_floating_point_v<T>) {
-    if (!std::isfinite(value)) return false;
+    // Too near to zero for T is zero, or as near as T comes; too large is infinite.
+    if (result.ec == std::errc::result_out_of_range) value = static_cast<T>(std::strtod(text.c_str(), nullptr));
+    return std::isfinite(value);
   }
-  return result.ec == std::errc() && result.ptr == end && !text.empty();
+  return result.ec == std::errc();
 }
 
 [[noreturn]] void refuse_number(const std::string& option, const std::string& text, const std::string& least,

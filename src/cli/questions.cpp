@@ -13,6 +13,7 @@ void check_together(const QuestionOptions& options) {
   if (options.has_messages && (options.has_prompt || options.raw || !options.system.empty())) {
     wrong_usage("--messages holds whole conversations; --prompt, --system and --raw cannot go with it");
   }
+  if (options.has_prompt && options.prompt.empty()) wrong_usage("--prompt is empty; give it a text");
   if (options.raw && !options.system.empty()) wrong_usage("--raw skips the chat template that --system is for");
 }
 

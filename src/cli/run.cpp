@@ -41,6 +41,7 @@ Result<int> run(const RunOptions& options) {
   DALSEGNO_TRY(find_model(options.common.model));
   DALSEGNO_ASSIGN(questions, questions_of(options.question));
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
+  check_generation(options.generate, *engine);
   const Interruptible interruptible(true);
   DamageWarning damage;
   int turn = 0;

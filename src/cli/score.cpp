@@ -89,6 +89,9 @@ Result<int> score_verb(const ScoreVerbOptions& options) {
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
   DALSEGNO_ASSIGN(ids, token_ids(value, what, engine->tokenizer().vocabulary_size()));
   check_range(options.score, static_cast<int>(ids.size()));
+  if (options.score.warm > 0 && options.score.from == 0) {
+    note("note: without --from every position is computed, so nothing of --warm is reused\n");
+  }
   DALSEGNO_ASSIGN(result, score(*engine, ids, options.score));
   if (options.common.json) {
     say(dump(score_json(result)) + "\n");
@@ -117,7 +120,8 @@ void add_score(CLI::App& app, Action& action) {
   verb->add_flag("--hash", score.hash, "print a SHA-256 over the float32 logits of every scored position");
   add_number(*verb, "--from", score.from, 0, kMostIds, "first position to score (default: 0)");
   add_number(*verb, "--chunk", score.chunk, 1, kMostIds, "tokens per step (default: 512); never changes a bit");
-  add_number(*verb, "--warm", score.warm, 0, kMostIds, "first let another request compute this many tokens");
+  add_number(*verb, "--warm", score.warm, 0, kMostIds,
+             "first let another request compute this many tokens; those before --from are reused");
   verb->add_flag("--evict", score.evict, "then drop everything cached");
   verb->footer("Example:\n  echo '[504, 3725, 282, 4649, 314]' | dalsegno score -m smollm2 --ids - --at 4 --top 5");
   verb->callback([options, &action] { action = [options] { return score_verb(*options); }; });

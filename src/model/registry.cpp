@@ -64,25 +64,4 @@ std::uint64_t packed_weight_bytes(const GgufFile& file) {
   return bytes;
 }
 
-std::uint64_t work_bytes_estimate(const ModelConfig& config, int activation_bits) {
-  const ModelLimits limits;
-  constexpr std::uint64_t kLogitRows = 32;
-  const auto rows = static_cast<std::uint64_t>(limits.rows);
-  const auto hidden = static_cast<std::uint64_t>(config.hidden);
-  const auto width = static_cast<std::uint64_t>(config.heads) * static_cast<std::uint64_t>(config.head_dim);
-  const auto kv_width = static_cast<std::uint64_t>(config.kv_heads) * static_cast<std::uint64_t>(config.head_dim);
-  const auto inner = static_cast<std::uint64_t>(config.feed_forward);
-  // Four bytes a value; what is quantised too has a code of one or two bytes more, and per group of 32 a scale
-  // of four bytes and as many of sums as four codes.
-  const std::uint64_t residuals = config.architecture == "gemma3" ? 2 : 1;
-  const std::uint64_t plain = 4 * rows * (residuals * hidden + width + 2 * kv_width + 2 * inner + width);
-  const std::uint64_t code = activation_bits == 16 ? 2 : 1;
-  const std::uint64_t values = rows * (hidden + width + inner);
-  const std::uint64_t quantised = values * (4 + code) + values / 32 * (4 + 4 * code);
-  const std::uint64_t tables = config.sliding_window > 0 ? 2 : 1;
-  const std::uint64_t rope =
-      4 * tables * static_cast<std::uint64_t>(config.context) * static_cast<std::uint64_t>(config.rope_dims);
-  return plain + quantised + rope + 4 * kLogitRows * static_cast<std::uint64_t>(config.vocabulary);
-}
-
 }  // namespace dalsegno

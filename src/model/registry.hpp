@@ -22,7 +22,5 @@ Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfi
 
 // Bytes of the weights once they are repacked.
 [[nodiscard]] std::uint64_t packed_weight_bytes(const GgufFile& file);
-// Bytes of a step's buffers for the default limits and the model's full context.
-[[nodiscard]] std::uint64_t work_bytes_estimate(const ModelConfig& config, int activation_bits = 8);
 
 }  // namespace dalsegno

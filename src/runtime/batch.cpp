@@ -61,7 +61,7 @@ class Member final : public Request {
     end.finish_reason = outcome.ok() ? outcome.value() : FinishReason::error;
     if (!outcome.ok()) end.error = std::move(outcome).error();
     if (!end.error && end.finish_reason == FinishReason::error) {
-      end.error = Error{ErrorCode::invalid_argument, kProcessorFailed};
+      end.error = Error{ErrorCode::invalid_argument, continuation_.failure()};
     }
     tell(std::move(end));
   }

@@ -201,6 +201,33 @@ TEST_F(Batch, AProcessorThatFailsEndsItsRequestAlone) {
   EXPECT_EQ(engine_->generate(throws.prompt, throws.options, {}).error().code, ErrorCode::invalid_argument);
 }
 
+TEST_F(Batch, WhereEveryTokenIsForbiddenTheReplyEndsWithASentence) {
+  BatchRequest biased = request(5, 20);
+  for (TokenId id = 0; id < 264; ++id) {
+    biased.options.sampling.logit_bias.emplace_back(id, -std::numeric_limits<float>::infinity());
+  }
+  BatchRequest processed = request(6, 20);
+  processed.options.logits_processor = [](std::span<const TokenId> tokens, std::span<float> logits) {
+    if (tokens.size() > 8) {
+      std::fill(logits.begin(), logits.end(), std::numeric_limits<float>::lowest());
+    }
+  };
+  const std::size_t prompt = processed.prompt.size();
+  BatchGenerator batch(*engine_);
+  ASSERT_TRUE(batch.insert({biased, processed}).ok());
+  auto heard = hear_all(batch);
+  EXPECT_TRUE(heard[0].ids.empty());
+  EXPECT_EQ(heard[1].ids.size(), 9 - prompt);
+  for (const auto uid : {0U, 1U}) {
+    EXPECT_EQ(heard[uid].finish, FinishReason::error);
+    ASSERT_TRUE(heard[uid].error);
+    EXPECT_NE(heard[uid].error->message.find("every token is forbidden"), std::string::npos);
+  }
+  const auto reply = engine_->generate(biased.prompt, biased.options, {});
+  ASSERT_FALSE(reply.ok());
+  EXPECT_NE(reply.error().message.find("every token is forbidden"), std::string::npos);
+}
+
 TEST_F(Batch, AProcessorSeesTheTokensSoFar) {
   BatchRequest counts = request(5, 6);
   const auto prompt = counts.prompt;

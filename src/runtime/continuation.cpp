@@ -75,12 +75,21 @@ bool Continuation::process(std::span<const float> logits, std::span<const TokenI
   return std::ranges::all_of(processed_, [](float x) { return std::abs(x) <= std::numeric_limits<float>::max(); });
 }
 
+Continuation::Next Continuation::fail(const char* failure) {
+  failure_ = failure;
+  return {.finish = FinishReason::error};
+}
+
 Continuation::Next Continuation::next(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
   if (process_) {
-    if (!process(logits, tokens)) return {.finish = FinishReason::error};
+    if (!process(logits, tokens)) return fail(kProcessorFailed);
     logits = processed_;
+    if (logits[static_cast<std::size_t>(argmax(logits))] == -std::numeric_limits<float>::max()) {
+      return fail(kAllForbidden);
+    }
   }
   Next next{.token = sampler_.sample(logits, tokens, position + 1, prompt_tokens_)};
+  if (next.token == kNoToken) return fail(kAllForbidden);
   if (with_logprobs_) {
     next.logprob = static_cast<double>(logits[static_cast<std::size_t>(next.token)]) - log_probs(logits, 0).log_sum_exp;
   }

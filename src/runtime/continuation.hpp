@@ -28,6 +28,8 @@ class StopMatcher {
 
 inline constexpr const char* kProcessorFailed =
     "the logits processor threw, or left a logit that is not finite; use the least float to forbid a token";
+inline constexpr const char* kAllForbidden =
+    "every token is forbidden, by the logit bias or the logits processor, so the reply cannot go on; allow one";
 
 // What follows a prompt, token by token: processed logits, the draw, text, stop texts, the end.
 // Threads: one at a time.
@@ -44,13 +46,16 @@ class Continuation {
     std::string text{};     // that can be shown now
     std::optional<FinishReason> finish{};
   };
-  // The token at position + 1. `error`: see kProcessorFailed.
+  // The token at position + 1. `error`: see failure().
   Next next(int position, std::span<const float> logits, std::span<const TokenId> tokens);
+  // Why next() said `error`: one of the sentences above.
+  [[nodiscard]] const char* failure() const { return failure_; }
   // Text held back, once nothing more comes.
   std::string rest();
 
  private:
   bool process(std::span<const float> logits, std::span<const TokenId> tokens);
+  Next fail(const char* failure);
 
   const std::size_t prompt_tokens_;
   const int max_tokens_;
@@ -62,6 +67,7 @@ class Continuation {
   StopMatcher stops_;
   std::vector<float> processed_;  // [vocabulary]
   int reply_tokens_ = 0;
+  const char* failure_ = nullptr;
 };
 
 }  // namespace dalsegno

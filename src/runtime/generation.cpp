@@ -97,7 +97,7 @@ Result<Reply> Generation::wait(const GenerateCallbacks& callbacks) {
     lock.lock();
   }
   if (!outcome_->ok()) return std::move(*outcome_).error();
-  if (outcome_->value() == FinishReason::error) return Error{ErrorCode::invalid_argument, kProcessorFailed};
+  if (outcome_->value() == FinishReason::error) return Error{ErrorCode::invalid_argument, continuation_.failure()};
   if (!cut_short_) return reply(outcome_->value());
   // What was computed beyond stays in the cache, but is no part of the reply.
   reply_.text = std::move(delivered_.text);

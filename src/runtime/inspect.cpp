@@ -11,6 +11,7 @@
 #include "model/config.hpp"
 #include "model/kv_layout.hpp"
 #include "model/registry.hpp"
+#include "runtime/opening.hpp"
 #include "runtime/tokenizer_impl.hpp"
 #include "tensor/kv_view.hpp"
 #include "tensor/packing.hpp"
@@ -82,22 +83,27 @@ void describe_sizes(const ModelConfig& config, InspectReport& report) {
   report.sliding_window = report.windowed_layers > 0 ? config.sliding_window : 0;
 }
 
-void describe_memory(const GgufFile& file, ModelConfig config, const KvOptions& kv, int activation_bits,
-                     InspectReport& report) {
-  const KvLayout layout = kv_layout(config, kv);
-  report.kv_bytes_per_token = layout.block_bytes() / kBlockTokens;
+Result<void> describe_memory(const GgufFile& file, const ModelConfig& config, const EngineOptions& options,
+                             InspectReport& report) {
+  DALSEGNO_ASSIGN(kv, kv_options(config, options.kv));
   report.kv_start = kv.start;
-  if (!report.runnable) return;
-  config.context = report.at_context;
+  if (kv.start >= report.at_context) kv = {.max_size = kv.max_size, .keep = kv.keep};  // no token becomes codes
+  report.kv_bytes_per_token = kv_layout(config, kv).block_bytes() / kBlockTokens;
+  if (!report.runnable) return {};
+  const Result<MemoryNeeds> needs = memory_needs(file, config, options, report.at_context);
+  if (!needs.ok() && needs.error().code != ErrorCode::unsupported) return needs.error();
+  if (!needs.ok()) {
+    report.runnable = false;
+    report.unusual.push_back(needs.error().message);
+    return {};
+  }
   report.packed_weight_bytes = packed_weight_bytes(file);
-  report.memory_at_context = report.packed_weight_bytes +
-                             layout.pages_for(report.at_context, ModelLimits{}.rows) * layout.page_bytes() +
-                             work_bytes_estimate(config, activation_bits) + vocabulary_bytes(file);
+  report.memory_at_context = needs->total();
+  return {};
 }
 
 // A model that is well-formed but beyond this version is described; a damaged one is an error.
-Result<void> describe_model(const GgufFile& file, const KvOptions& wanted, int context, int activation_bits,
-                            InspectReport& report) {
+Result<void> describe_model(const GgufFile& file, const EngineOptions& options, InspectReport& report) {
   DALSEGNO_ASSIGN(architecture, file.string("general.architecture"));
   report.architecture = printable(architecture);
   const Result<ModelConfig> config = read_config(file);
@@ -108,13 +114,11 @@ Result<void> describe_model(const GgufFile& file, const KvOptions& wanted, int c
     describe_unknown(file, architecture, report);
     if (config_supported(architecture)) report.unusual.push_back(config.error().message);
   }
-  report.at_context = context == 0 ? report.context : context;
+  report.at_context = options.context == 0 ? report.context : options.context;
   report.runnable = config && runnable(architecture);
-  if (config) {
-    DALSEGNO_ASSIGN(kv, kv_options(*config, wanted));
-    describe_memory(file, *config, kv, activation_bits, report);
-  }
-  return {};
+  if (!config) return {};
+  DALSEGNO_TRY(check_context(options, *config));
+  return describe_memory(file, *config, options, report);
 }
 
 Result<void> describe_tokenizer(const GgufFile& file, InspectReport& report) {
@@ -133,7 +137,8 @@ Result<void> describe_tokenizer(const GgufFile& file, InspectReport& report) {
 
 }  // namespace
 
-Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv, int context, int activation_bits) {
+Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv, int context, int activation_bits,
+                              int threads) {
   if (context < 0 || context > kMaxContext) {
     return Error{
         ErrorCode::invalid_argument,
@@ -146,7 +151,13 @@ Result<InspectReport> inspect(const std::string& model_path, const KvOptions& kv
   report.file_bytes = file->file_bytes();
   report.name = text_or_empty(*file, "general.name");
   describe_tensors(*file, report);
-  DALSEGNO_TRY(describe_model(*file, kv, context, activation_bits, report));
+  EngineOptions options;
+  options.model_path = model_path;
+  options.kv = kv;
+  options.context = context;
+  options.activation_bits = activation_bits;
+  options.threads = threads;
+  DALSEGNO_TRY(describe_model(*file, options, report));
   DALSEGNO_TRY(describe_tokenizer(*file, report));
   return report;
 }

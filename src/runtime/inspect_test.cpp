@@ -8,8 +8,6 @@
 
 #include "dalsegno/diagnostics.hpp"
 #include "gguf/gguf_writer.hpp"
-#include "model/config.hpp"
-#include "model/registry.hpp"
 #include "tensor/kv_view.hpp"
 #include "tensor/packing.hpp"
 
@@ -61,14 +59,7 @@ TEST(Inspect, KeysAndValuesTakeWholeBlocks) {
   EXPECT_EQ(bf16->kv_bytes_per_token, 2U * 2 * 16 * 2);
   EXPECT_EQ(f32->kv_bytes_per_token, 2U * 2 * 16 * 4);
   EXPECT_EQ(f32->at_context, 33);
-  ModelConfig at_33;
-  at_33.hidden = 32, at_33.feed_forward = 64, at_33.heads = 2, at_33.kv_heads = 1, at_33.head_dim = 16;
-  at_33.layers = 2, at_33.vocabulary = 259, at_33.context = 33, at_33.rope_dims = 16, at_33.architecture = "llama";
-  const std::uint64_t vocabulary =
-      f32->memory_at_context - f32->packed_weight_bytes - 48 * f32->kv_bytes_per_token - work_bytes_estimate(at_33);
-  EXPECT_GT(vocabulary, 6ULL << 20);
-  EXPECT_LT(vocabulary, (6ULL << 20) + 3 * f32->file_bytes);
-  EXPECT_GT(longer->memory_at_context, f32->memory_at_context);
+  EXPECT_GE(longer->memory_at_context - f32->memory_at_context, 16 * f32->kv_bytes_per_token);
 }
 
 TEST(Inspect, TokensBeforeTheStartOfCodesTakeWhatTheyTakeInBf16) {
@@ -83,8 +74,15 @@ TEST(Inspect, TokensBeforeTheStartOfCodesTakeWhatTheyTakeInBf16) {
   const auto report = inspect_model(model, mixed, 2048);
   ASSERT_TRUE(report.ok());
   EXPECT_EQ(report->kv_start, 1008);
-  EXPECT_EQ(kv_of(mixed, 2048) - kv_of(mixed, 1008), kv_of(codes, 2048) - kv_of(codes, 1008));
+  // But for what the index rounds to whole pieces.
+  EXPECT_NEAR(static_cast<double>(kv_of(mixed, 2048) - kv_of(mixed, 1008)),
+              static_cast<double>(kv_of(codes, 2048) - kv_of(codes, 1008)), 64);
   EXPECT_GE(kv_of(mixed, 2048) - kv_of(codes, 2048), 1008U * 16 * 2 * 2 * 64 * 9 / 20);
+  EXPECT_EQ(report->kv_bytes_per_token, inspect_model(model, codes, 2048)->kv_bytes_per_token);
+  const std::uint64_t plain = inspect_model(model, {}, 2048)->kv_bytes_per_token;
+  EXPECT_EQ(inspect_model(model, mixed, 1008)->kv_bytes_per_token, plain) << "no token of such a context becomes codes";
+  EXPECT_EQ(inspect_model(model, mixed, 500)->kv_bytes_per_token, plain);
+  EXPECT_NE(report->kv_bytes_per_token, plain);
   const KvOptions bounded{.max_size = 256};
   EXPECT_LT(kv_of(bounded, 4096) + (8U << 20), kv_of({}, 4096));
 }
@@ -152,6 +150,10 @@ TEST(Inspect, NamesAreFitForOneLine) {
 TEST(Inspect, ImpossibleContexts) {
   EXPECT_EQ(inspect_model(tiny_model(), {.format = KvFormat::bf16}, -1).error().code, ErrorCode::invalid_argument);
   EXPECT_EQ(inspect_model(tiny_model(), {.format = KvFormat::bf16}, 1 << 30).error().code, ErrorCode::invalid_argument);
+  const auto beyond = inspect_model(tiny_model({.context = 4096}), {.format = KvFormat::bf16}, 4097);
+  ASSERT_FALSE(beyond.ok());
+  EXPECT_EQ(beyond.error().code, ErrorCode::invalid_argument);
+  EXPECT_THAT(beyond.error().message, HasSubstr("made for at most 4096"));
   EXPECT_EQ(inspect("/no/such/model.gguf", {}, 0).error().code, ErrorCode::not_found);
 }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <future>
-#include <thread>
 
 #include "backend/cpu/cpu_backend.hpp"
 #include "dalsegno/diagnostics.hpp"
@@ -15,6 +14,7 @@
 #include "model/registry.hpp"
 #include "runtime/fingerprint.hpp"
 #include "runtime/generation.hpp"
+#include "runtime/opening.hpp"
 #include "runtime/tokenizer_impl.hpp"
 #include "runtime/waiter.hpp"
 
@@ -25,16 +25,11 @@
 namespace dalsegno {
 namespace {
 
-constexpr int kMaxThreads = 256;
 #ifdef NDEBUG
 constexpr double kAuditShare = 1.0 / 256;  // 16 rows of a step for 4096 computed: 0.4%
 #else
 constexpr double kAuditShare = 1.0 / 8;
 #endif
-
-int default_threads() {
-  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMaxThreads);
-}
 
 // What other engines cached makes way for the weights, and for as much again to work with.
 void make_room(ProcessMemory& memory, const std::string& path, const std::stop_token& cancel) {
@@ -61,11 +56,17 @@ Result<void> check_switches(const EngineOptions& options) {
   return {};
 }
 
-Result<void> check_context(const EngineOptions& options, const ModelConfig& config) {
-  if (options.context >= 0 && options.context <= config.context) return {};
-  return Error{ErrorCode::invalid_argument,
-               fmt::format("a context of {} tokens is not possible; {} was made for at most {}", options.context,
-                           options.model_path, config.context)};
+// Says what is needed in all, instead of where loading ended, if that is what the budget lacks.
+Error without_room(Error error, const EngineOptions& options, const MemoryBudget& budget, std::uint64_t free) {
+  const auto needs = [&]() -> Result<MemoryNeeds> {
+    DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
+    DALSEGNO_ASSIGN(config, read_config(*file));
+    return memory_needs(*file, config, options, 1);
+  }();
+  if (!needs.ok() || needs->total() <= free) return error;
+  error.message = fmt::format("{} needs at least {}, or lower --context", quoted_path(options.model_path),
+                              too_much_for(budget, needs->total(), free));
+  return error;
 }
 
 }  // namespace
@@ -80,13 +81,16 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
   DALSEGNO_ASSIGN(kernels, chosen_kernels());
   DALSEGNO_ASSIGN(memory, ProcessMemory::join(options.memory));
   const ProcessMemory::Use loading = memory->use();
-  const int threads = options.threads > 0 ? options.threads : default_threads();
-  std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, threads));
+  std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, worker_threads(options)));
   make_room(*memory, options.model_path, cancel);
+  const std::uint64_t free = memory->budget().free_bytes();
   // The vocabulary's tables take one thread about as long as the weights take all.
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::open(options.model_path); });
   Result<void> loaded = engine->load(options, cancel);
   DALSEGNO_ASSIGN(opened, tokenizer.get());
+  if (!loaded.ok() && loaded.error().code == ErrorCode::exhausted) {
+    return without_room(std::move(loaded).error(), options, memory->budget(), free);
+  }
   DALSEGNO_TRY(std::move(loaded));
   if (cancel.stop_requested()) {
     return Error{ErrorCode::cancelled, fmt::format("{}: loading was cancelled", quoted_path(options.model_path))};
@@ -99,10 +103,9 @@ Result<std::uint64_t> LocalEngine::bytes_needed(const EngineOptions& options) {
   DALSEGNO_TRY(check_switches(options));
   DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
   DALSEGNO_ASSIGN(config, read_config(*file));
-  DALSEGNO_TRY(kv_options(config, options.kv));
   DALSEGNO_TRY(check_context(options, config));
-  if (options.context > 0) config.context = options.context;
-  return packed_weight_bytes(*file) + work_bytes_estimate(config, options.activation_bits) + vocabulary_bytes(*file);
+  DALSEGNO_ASSIGN(needs, memory_needs(*file, config, options, 1));
+  return needs.weights + needs.work;
 }
 
 LocalEngine::LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads)
@@ -138,7 +141,7 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   DALSEGNO_TRY(check_context(options, config));
   DALSEGNO_ASSIGN(vocabulary, memory_->budget().reserve(MemoryKind::work, vocabulary_bytes(*file), "the vocabulary"));
   vocabulary_ = std::move(vocabulary);
-  const int wanted = options.context > 0 ? options.context : config.context;
+  const int wanted = context_of(options, config);
   backend_ = make_cpu_backend(pool_, kernels_, memory_->budget(), options.activation_bits, cancel);
   ModelLimits limits;
   limits.positions = wanted;
@@ -183,12 +186,12 @@ Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
   if (prompt.empty()) return Error{ErrorCode::invalid_argument, "the prompt is empty; give at least one token"};
   const int size = static_cast<int>(prompt.size());
   if (size > context_ && memory_bound_) {
-    const auto bytes = [this](int tokens) { return human_bytes(cache_->bytes_for(tokens, rows_)); };
+    const auto [needed, there] = told_apart(cache_->bytes_for(size, rows_), cache_->bytes_for(context_, rows_));
     return Error{
         ErrorCode::exhausted,
         fmt::format("the prompt's {} tokens need {} of K/V, but the memory budget of {} has room for {}, which "
                     "hold {} tokens; shorten it, or raise --memory",
-                    size, bytes(size), human_bytes(memory_->budget().limit()), bytes(context_), context_)};
+                    size, needed, human_bytes(memory_->budget().limit()), there, context_)};
   }
   if (size > context_) {
     return Error{ErrorCode::invalid_argument, fmt::format("the prompt has {} tokens, but the context holds {}; {}",

@@ -23,7 +23,7 @@ namespace dalsegno {
 class LocalEngine final : public Engine {
  public:
   static Result<std::unique_ptr<LocalEngine>> open(const EngineOptions& options, const std::stop_token& cancel = {});
-  // About what bytes() will be, from the file's header. Errors: those of open() that need no more than that.
+  // What bytes() will be, from the file's header. Errors: those of open() that need no more than that.
   static Result<std::uint64_t> bytes_needed(const EngineOptions& options);
 
   ~LocalEngine() override;

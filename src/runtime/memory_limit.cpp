@@ -89,8 +89,8 @@ MemoryLimits memory_limits(const MemoryOptions& options, const MachineMemory& ma
       break;
   }
   limits.active = options.bytes > 0 ? options.bytes : std::max(kSmallestBudget, limits.active);
-  if (options.idle_bytes > 0) {
-    limits.idle = options.idle_bytes;
+  if (options.idle_bytes) {
+    limits.idle = *options.idle_bytes;
   } else if (options.preset == MemoryPreset::automatic) {
     limits.idle = options.bytes > 0 ? limits.active : limits.active / 2;
   } else if (options.preset == MemoryPreset::unconstrained) {

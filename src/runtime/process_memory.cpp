@@ -22,7 +22,7 @@ Joined& joined() {
 
 std::string words_for(const MemoryOptions& options) {
   std::string words = options.bytes > 0 ? human_bytes(options.bytes) : name(options.preset);
-  if (options.idle_bytes > 0) words += fmt::format(" with {} when idle", human_bytes(options.idle_bytes));
+  if (options.idle_bytes) words += fmt::format(" with {} when idle", human_bytes(*options.idle_bytes));
   return words;
 }
 

@@ -42,6 +42,8 @@ TEST(MemoryLimits, FollowTheDocumentedFormulas) {
   expect({.preset = MemoryPreset::unconstrained}, 16000, 16000);
   expect({.bytes = 300 * kMiB}, 300, 300);
   expect({.bytes = 300 * kMiB, .idle_bytes = 100 * kMiB}, 300, 100);
+  expect({.bytes = 300 * kMiB, .idle_bytes = 0}, 300, 0);
+  expect({.idle_bytes = 0}, 4000, 0);
   expect({.preset = MemoryPreset::idle, .bytes = 300 * kMiB}, 300, 0);
   EXPECT_EQ(memory_limits({}, {}).active, 256 * kMiB) << "no less, whatever is available";
 }
@@ -85,7 +87,7 @@ TEST(ProcessMemory, EnginesShareOneLedger) {
 }
 
 TEST(ProcessMemory, ShrinksToTheIdleLimitWhenTheLastRequestEnds) {
-  const auto engine = open_engine({.idle_bytes = 1});
+  const auto engine = open_engine({.idle_bytes = 0});
   std::mt19937 random(1);
   const std::vector<TokenId> prompt = random_tokens(random, 100);
   run(*engine, prompt, {.from = 99});

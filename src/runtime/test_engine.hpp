@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,7 +27,7 @@ struct TestEngineOptions {
   int threads = 2;
   int context = 0;
   std::uint64_t memory_bytes = 256ULL << 20;
-  std::uint64_t idle_bytes = 0;
+  std::optional<std::uint64_t> idle_bytes = {};
   double step_ms = 50;
   std::string eviction = "value";
 };

@@ -46,6 +46,7 @@ TokenId Sampler::sample(std::span<const float> logits, std::span<const TokenId> 
   const FloatState float_state;
   Choice choice{.history = history, .reply_begin = reply_begin};
   prepare(logits, choice);
+  if (choice.forbidden) return kNoToken;
   if (greedy_) return argmax(logits_);
   return draw(choice, uniform(options_.seed, options_.stream, static_cast<std::uint32_t>(position)));
 }
@@ -57,6 +58,7 @@ std::vector<std::pair<TokenId, double>> Sampler::distribution(std::span<const fl
   const FloatState float_state;
   Choice choice{.history = history, .reply_begin = reply_begin};
   prepare(logits, choice);
+  if (choice.forbidden) return {};
   if (greedy_) return {{argmax(logits_), 1.0}};
   std::vector<std::pair<TokenId, double>> chances;
   for (std::size_t i = 0; i < choice.count; ++i) {

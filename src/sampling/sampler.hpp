@@ -13,6 +13,9 @@
 
 namespace dalsegno {
 
+// Instead of a token: every one is forbidden.
+inline constexpr TokenId kNoToken = -1;
+
 // Chooses the next token from logits [vocabulary]. The draw is a pure function of the logits, the options, the tokens
 // before it and (seed, stream, position); ties in argmax go to the lowest id. Keeps scratch memory between calls (at
 // most 21 bytes per vocabulary entry, none where greedy without changes to logits), so that a decode step allocates
@@ -26,6 +29,7 @@ class Sampler {
 
   Sampler(const SamplingOptions& options, const Kernels& kernels, int vocabulary, Breaks breaks = {});
   // history: prompt and reply so far; the reply begins at reply_begin. position: of the token being chosen.
+  // kNoToken if logit_bias leaves none, together with logits that are the least float already.
   // Requires: logits are finite; check(options, vocabulary) is empty.
   TokenId sample(std::span<const float> logits, std::span<const TokenId> history, int position,
                  std::size_t reply_begin = 0);
@@ -41,6 +45,7 @@ class Sampler {
     std::size_t count = 0;   // candidates that remain
     std::size_t sorted = 0;  // how many of them are in their final place, best first
     double total = -1;       // sum of their weights; negative: not known
+    bool forbidden = false;  // all are
   };
   struct Stage {
     const char* option;

@@ -247,5 +247,22 @@ TEST(LogitBias, ForbidsForGreedyChoicesToo) {
   EXPECT_EQ(sampler.sample(std::vector<float>{1.0F, 1.5F, 9.0F, 0.0F}, {}, 0), 0);
 }
 
+TEST(LogitBias, WhereEveryTokenIsForbiddenThereIsNone) {
+  constexpr float kForbid = -std::numeric_limits<float>::infinity();
+  const std::vector<float> logits{1.0F, 1.5F, 9.0F};
+  const std::vector<float> third_forbidden{1.0F, 1.5F, std::numeric_limits<float>::lowest()};
+  for (const float temperature : {0.0F, 0.8F}) {
+    const SamplingOptions two{.temperature = temperature, .logit_bias = {{0, kForbid}, {1, kForbid}}};
+    SamplingOptions all = two;
+    all.logit_bias.emplace_back(2, kForbid);
+    Sampler some(two, *available_kernels().front(), 3);
+    Sampler none(all, *available_kernels().front(), 3);
+    EXPECT_EQ(some.sample(logits, {}, 0), 2);
+    EXPECT_EQ(some.sample(third_forbidden, {}, 0), kNoToken);
+    EXPECT_EQ(none.sample(logits, {}, 0), kNoToken);
+    EXPECT_TRUE(none.distribution(logits, {}).empty());
+  }
+}
+
 }  // namespace
 }  // namespace dalsegno

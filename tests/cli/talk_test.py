@@ -23,6 +23,12 @@ class Talk(talk.TalkTest):
         replies = self.chat()
         self.assertEqual([reply["turn"] for reply in replies], list(range(1, len(ASKED) + 1)))
 
+    def test_a_line_that_would_be_a_command_at_a_terminal_is_a_turn(self):
+        words = ["chat", "-m", self.model, "--max-tokens", 3]
+        replies = self.json_lines(*words, stdin="/undo\n/exit\n/trim 5\n")
+        self.assertEqual([reply["turn"] for reply in replies], [1, 2, 3])
+        self.assertIn("every line of input", self.output("chat", "--help"))
+
     def test_a_turn_computes_only_what_is_new(self):
         held = []
         for reply in self.chat("--show-ids"):

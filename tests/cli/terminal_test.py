@@ -110,7 +110,8 @@ class AtATerminal(talk.TalkTest):
         for command, answer in ((b"/fly\n", "no command /fly"), (b"/undo\n", "nothing to take back"),
                                 (b"A question\n", "0 reused"), (b"/undo\n", "taken back"),
                                 (b"A question\n", "reused (ram)"), (b"/trim\n", "How many"),
-                                (b"/trim 1\n", "stopped: end"), (b"/reset\n", "begins again")):
+                                (b"/trim 1\n", "Dropped: the end of the last reply. "),
+                                (b"/trim 0\n", "Dropped: nothing. "), (b"/trim 999\n", "Dropped: the last 2 messages. The conversation begins again."), (b"/reset\n", "begins again")):
             terminal.type(command)
             terminal.wait_for(answer)
             terminal.wait_for("> ")

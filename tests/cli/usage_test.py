@@ -57,8 +57,31 @@ class Usage(program.ProgramTest):
         self.assert_error(1, ["inspect", "-m", path], "empty.gguf")
 
     def test_an_empty_prompt(self):
-        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", ""], "prompt")
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", ""], "--prompt is empty")
+        self.assert_error(2, ["explain", "-m", TINY, "--raw", "-p", ""], "--prompt is empty")
         self.assert_error(1, ["run", "-m", TINY, "--raw"], "prompt", stdin="")
+
+    def test_a_context_that_the_model_was_not_made_for(self):
+        for verb in (["run", "--raw", "--prompt", "x"], ["inspect"]):
+            self.assert_error(2, [*verb, "-m", TINY, "--context", "2049"], "made for at most 2048")
+
+    def test_what_inspect_says_is_needed_is_enough_and_not_too_much(self):
+        ids = self.ids_file([1] * 1000)
+        score = ["score", "-m", TINY, "--ids", ids, "--from", "999", "--context", "1000", "--threads", "2"]
+        needed = self.one_json("inspect", "-m", TINY, "--context", "1000", "--threads", "2")["memory_at_context"]
+        self.output(*score, "--memory", needed)
+        self.assert_error(1, [*score, "--memory", needed - 1], "the prompt's 1000 tokens need", "raise --memory")
+        shown = self.output("inspect", "-m", TINY, "--context", "1000", "--threads", "2")
+        size = shown.partition("--memory ")[2].split()[0]
+        self.output(*score, "--memory", size)
+
+    def test_a_warm_start_that_cannot_be_used_is_told(self):
+        ids = self.ids_file([1] * 100)
+        done = self.run_program("score", "-m", TINY, "--ids", ids, "--warm", 50)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn(b"without --from", done.stderr)
+        for words in (["--warm", 0], ["--warm", 50, "--from", 20], []):
+            self.assertEqual(self.run_program("score", "-m", TINY, "--ids", ids, *words).stderr, b"")
 
     def test_a_prompt_longer_than_the_context(self):
         words = ["run", "-m", TINY, "--raw", "--prompt", "abcdefgh" * 20, "--context", "64"]
@@ -69,9 +92,33 @@ class Usage(program.ProgramTest):
 
     def test_a_budget_that_is_no_size(self):
         self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "lots"], "lots", "--memory")
-        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--idle-memory", "0"], "--idle-memory")
-        self.assert_error(1, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "100MB", "--idle-memory", "1GB"],
+        for size in ("some", "", "-1", "0.5", "1e9GB"):
+            self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--idle-memory", size], "--idle-memory")
+            self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", size], "--memory")
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "0"], "--memory")
+        self.assert_error(2, ["run", "-m", TINY, "--raw", "--prompt", "x", "--memory", "100MB", "--idle-memory", "1GB"],
                           "953.7 MiB")
+
+    def test_nothing_may_be_kept_while_idle(self):
+        for size in ("0", "0MB"):
+            self.output("run", "-m", TINY, "--raw", "--max-tokens", 2, "--idle-memory", size, stdin="abc" * 30)
+
+    def test_a_temperature_next_to_zero_is_greedy(self):
+        run = ["run", "-m", TINY, "--raw", "--prompt", "abc", "--max-tokens", 8]
+        greedy = self.one_json(*run, "--temperature", "0")["text"]
+        for temperature in ("1e-300", "1e-9999", "0.0000001"):
+            self.assertEqual(self.one_json(*run, "--temperature", temperature)["text"], greedy)
+        for value in ("1e39", "1e9999", "-1e-30"):
+            self.assert_error(2, [*run, "--temperature", value], "from 0 to 1000")
+
+    def test_biases(self):
+        run = ["run", "-m", TINY, "--raw", "--prompt", "abc", "--max-tokens", 8]
+        self.assert_error(2, [*run, "--logit-bias", "264=1"], "--logit-bias 264", "0 to 263")
+        self.assert_error(2, [*run, "--logit-bias", "-1=1"], "--logit-bias")
+        forbidden = [word for id in range(264) for word in ("--logit-bias", f"{id}=-inf")]
+        self.assert_error(1, [*run, *forbidden], "every token is forbidden")
+        self.assert_error(1, [*run, *forbidden, "--temperature", "1"], "every token is forbidden")
+        self.assertEqual(self.one_json(*run, *forbidden[2:], "--show-ids")["reply_ids"], [0] * 8)
 
     def test_numbers_out_of_range(self):
         for option, value in (("--threads", "0"), ("--threads", "x"), ("--max-tokens", "-1"), ("--temperature", "nan"),
@@ -108,7 +155,8 @@ class Usage(program.ProgramTest):
 
     def test_an_unknown_cpu_level(self):
         words = ["run", "-m", TINY, "--raw", "--prompt", "x"]
-        self.assert_error(1, words, "DALSEGNO_CPU", "sse9", env={"DALSEGNO_CPU": "sse9"})
+        for verb in (words, ["--version"], ["bench", "-m", TINY, "--row", "decode:1:0:1"]):
+            self.assert_error(2, verb, "DALSEGNO_CPU", "sse9", env={"DALSEGNO_CPU": "sse9"})
 
     def test_bad_ids(self):
         for text in ("", "{}", "[", "[]", "[1.5]", '["1"]', "[-1]", "[264]", "[1e99]", "null"):

@@ -53,13 +53,16 @@ Error not_finite(const std::string& tensor) {
           fmt::format("tensor {} holds NaN or infinite values; the file is damaged, get it again", tensor)};
 }
 
+enum class Tensors : std::uint8_t { read, only_sized };
+
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget, int activation_bits,
+  CpuBackend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget, int activation_bits, Tensors tensors,
              const std::stop_token& cancel)
       : pool_(pool),
         kernels_(kernels),
         activation_bits_(activation_bits),
+        tensors_(tensors),
         cancel_(cancel),
         weights_(budget, MemoryKind::weights),
         work_(budget, MemoryKind::work),
@@ -127,6 +130,7 @@ class CpuBackend final : public Backend {
   ThreadPool& pool_;
   const Kernels& kernels_;
   const int activation_bits_;
+  const Tensors tensors_;
   const std::stop_token cancel_;  // of load()
   HostArena weights_;
   HostArena work_;    // buffers of a step: nothing in them outlives it
@@ -153,14 +157,15 @@ Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> p
     const int panels = (source.n + kPanelColumns - 1) / kPanelColumns;
     const int share = static_cast<int>(std::max<std::size_t>(1, kLoadBytes / packed_panel_bytes(format, source.k)));
     std::atomic<bool> finite{true};
-    pool_.run([&](int part, int count) {
-      const int begin = panels * part / count;
-      const int end = panels * (part + 1) / count;
-      for (int at = begin; at < end && !cancel_.stop_requested(); at += share) {
-        if (!pack_panels(source.type, source.data, source.n, source.k, at, std::min(end, at + share), data))
-          finite = false;
-      }
-    });
+    if (tensors_ == Tensors::read)
+      pool_.run([&](int part, int count) {
+        const int begin = panels * part / count;
+        const int end = panels * (part + 1) / count;
+        for (int at = begin; at < end && !cancel_.stop_requested(); at += share) {
+          if (!pack_panels(source.type, source.data, source.n, source.k, at, std::min(end, at + share), data))
+            finite = false;
+        }
+      });
     if (cancel_.stop_requested()) return Error{ErrorCode::cancelled, "loading was cancelled"};
     if (!finite) return not_finite(source.name);
     weight->parts.push_back(
@@ -178,6 +183,7 @@ Result<std::unique_ptr<Vector>> CpuBackend::load_vector(std::span<const TensorSo
   DALSEGNO_ASSIGN(data,
                   weights_.allocate(static_cast<std::size_t>(vector->n) * sizeof(float), "tensor " + parts[0].name));
   vector->values = reinterpret_cast<const float*>(data);
+  if (tensors_ == Tensors::only_sized) return std::unique_ptr<Vector>(std::move(vector));
   for (const TensorSource& part : parts) {
     const std::size_t bytes = static_cast<std::size_t>(part.k) * sizeof(float);
     std::memcpy(data, part.data, bytes);
@@ -575,7 +581,12 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
 
 std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
                                           int activation_bits, const std::stop_token& cancel) {
-  return std::make_unique<CpuBackend>(pool, kernels, budget, activation_bits, cancel);
+  return std::make_unique<CpuBackend>(pool, kernels, budget, activation_bits, Tensors::read, cancel);
+}
+
+std::unique_ptr<Backend> make_sizing_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
+                                             int activation_bits) {
+  return std::make_unique<CpuBackend>(pool, kernels, budget, activation_bits, Tensors::only_sized, std::stop_token());
 }
 
 }  // namespace dalsegno

@@ -18,4 +18,9 @@ namespace dalsegno {
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(ThreadPool& pool, const Kernels& kernels, MemoryBudget& budget,
                                                         int activation_bits, const std::stop_token& cancel = {});
 
+// Reserves what the above would, and reads no tensor: for load_model() and then weight_bytes() and work_bytes(), not
+// for steps. The memory is address space that nobody touches.
+[[nodiscard]] std::unique_ptr<Backend> make_sizing_backend(ThreadPool& pool, const Kernels& kernels,
+                                                           MemoryBudget& budget, int activation_bits);
+
 }  // namespace dalsegno
