@@ -24,9 +24,9 @@ CacheStats cache_stats(LocalEngine& engine) {
 
 class Particles : public ::testing::TestWithParam<std::tuple<std::pair<const char*, double>, int>> {
  protected:
-  void open(std::uint64_t memory) {
+  void open(std::uint64_t memory, std::uint64_t max_bytes = 16ULL << 20) {
     engine_ = open_engine({.model = std::get<0>(GetParam()).first, .context = 512, .memory_bytes = memory});
-    cache_ = LogprobCache::create(*engine_, {.max_bytes = 16ULL << 20}).value();
+    cache_ = LogprobCache::create(*engine_, {.max_bytes = max_bytes}).value();
   }
   // A model, and draws so sharp that some of its contexts become equal.
   Program program(const std::vector<TokenId>& prompt) {
@@ -43,17 +43,34 @@ TEST_P(Particles, EachContextIsOneRowOfTheModelAndWhatTheyShareIsKeptOnce) {
   const auto prompt = random_tokens(random_, 70);
   ASSERT_TRUE(cache_->cache_kv(prompt).ok());
   Program particles = program(prompt);
-  ASSERT_TRUE(particles.run().ok());
+  const Result<void> done = particles.run();
+  ASSERT_TRUE(done.ok()) << done.error().message;
   const LogprobStats stats = cache_->stats();
   const auto asked = static_cast<std::uint64_t>(particles.asked());
   EXPECT_GT(particles.resampled(), 5);
   EXPECT_LT(asked, stats.queries);
   EXPECT_EQ(stats.computed, asked) << "no context runs the model twice";
   EXPECT_EQ(stats.tokens_computed, asked) << "each takes one row: its last token's";
-  RecordProperty("asked", std::to_string(asked));
   const CacheStats kv = cache_stats(*engine_);
   EXPECT_EQ(kv.evictions, 0U);
   EXPECT_EQ(kv.blocks, particles.contexts().blocks());
+}
+
+TEST_P(Particles, WhereKvAreEvictedTheyAreComputedAgainButNoAnswerIs) {
+  open(1ULL << 30);
+  std::uint64_t room = engine_->bytes() + (2ULL << 20);
+  // Of one and a half sequences of the whole context, while a particle's takes half of it.
+  engine_->scheduler().on_engine_thread([&](KvCache& cache) { room += cache.bytes_for(512, 512) * 3 / 2; });
+  cache_.reset();
+  engine_.reset();
+  open(room, 2ULL << 20);
+  const auto prompt = random_tokens(random_, 70);
+  ASSERT_TRUE(cache_->cache_kv(prompt).ok());
+  Program particles = program(prompt);
+  const Result<void> done = particles.run();
+  ASSERT_TRUE(done.ok()) << done.error().message;
+  EXPECT_EQ(cache_->stats().computed, static_cast<std::uint64_t>(particles.asked()));
+  EXPECT_GT(cache_stats(*engine_).evictions, 0U);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Particles,
