@@ -109,12 +109,19 @@ class KvCache {
   // What is never committed is never visible: tokens that a step computed but that were rejected since (drafts) are
   // left out, and later steps write over them.
   void commit(BlockTable& table, std::span<const TokenId> tokens);
+  // For K/V that were computed before and are put back, `tokens` tokens in all: those of sliding-window layers will be
+  // written from window_block on only. Room for all the rest must be made by the next extend(), and all of it committed
+  // at once. Requires: tokens >= table.tokens(), and from there on window_block is in sight.
+  void skip_to(BlockTable& table, int tokens, int window_block);
   // Others will want to resume where the table has this many tokens: a prompt's end, or where another prompt leaves it.
   void expect_end(BlockTable& table, int tokens);
   // Ends the sequence: its last partial block becomes reusable too. The table is empty afterwards.
   void close(BlockTable&& table);
   // Ends the sequence without publishing anything not yet visible (a failed one).
   void discard(BlockTable&& table);
+  // Its last partial block becomes reusable, and its end a place to resume from, as by close(), but it stays open. Room
+  // made but not yet committed is taken back.
+  void publish(BlockTable& table);
   // A second table with the same tokens and the same pages. Room made but not yet committed is
   // taken back from the source: both extend() before they write again. Cost: O(1); O(window) where layers slide.
   BlockTable fork(BlockTable& source);

@@ -33,7 +33,8 @@ std::string KvCache::Impl::check_table(const BlockTable::State& table) const {
       !(table.window.empty() && table.tokens % kBlockTokens == 0)) {
     return "a table's window pages differ from its capacity";
   }
-  if (table.first_window > checkpoints.first_block(table.tokens)) return "a table let go of what its next token sees";
+  if (table.first_window > checkpoints.first_block(std::max(table.tokens, table.arriving)))
+    return "a table let go of what its next token sees";
   for (const IndexNode* at = table.at; at->depth > table.first_window; at = at->parent) {
     if (at->window == kNoPage && checkpoints.lacks(*at)) return "a table holds a window page that the index lost";
     if (table.window[static_cast<std::size_t>(at->depth - 1 - table.first_window)] != at->window) {

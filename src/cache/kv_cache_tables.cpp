@@ -38,8 +38,8 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
   const auto last = static_cast<std::size_t>(state.tokens / kBlockTokens - state.first_window);
   const bool partial = state.partial_tokens() > 0;
   const bool copy_full = partial && self.pool->references(state.full.front()) > 1;
-  const bool copy_window =
-      partial && windows && state.window[last] != kNoPage && self.pool->references(state.window[last]) > 1;
+  const bool copy_window = partial && last < state.window.size() && state.window[last] != kNoPage &&
+                           self.pool->references(state.window[last]) > 1;
   // Who shares the last block has no room beyond it, so that what is copied and what is new are one range.
   if (copy_full) --full.begin;
   if (copy_window) --window.begin;
@@ -85,8 +85,25 @@ void KvCache::commit(BlockTable& table, std::span<const TokenId> tokens) {
     ++state.tokens;
     if (state.partial_tokens() == 0) impl_->publish(state);
   }
+  state.arriving = 0;
   impl_->slide(state);
   impl_->trim(*state.tree);
+}
+
+void KvCache::skip_to(BlockTable& table, int tokens, int window_block) {
+  assert(table.is_open() && tokens >= table.tokens());
+  BlockTable::State& state = *table.state_;
+  Checkpoints& checkpoints = impl_->checkpoints;
+  if (!checkpoints.needed()) return;
+  state.arriving = tokens;
+  assert(window_block <= checkpoints.first_block(tokens));
+  if (window_block < static_cast<int>(state.window_end())) return;  // what it has and what comes are one range
+  for (const PageId page : state.window) checkpoints.release(page);
+  state.window.clear();
+  state.first_window = window_block;
+  state.window_capacity = state.tokens;
+  for (auto& addresses : state.addresses) addresses.clear();
+  state.listed = state.listed_window = 0;
 }
 
 void KvCache::expect_end(BlockTable& table, int tokens) {
@@ -101,13 +118,17 @@ void KvCache::expect_end(BlockTable& table, int tokens) {
 IndexNode& KvCache::Impl::put(BlockTable::State& table, std::span<const TokenId> tokens) {
   const PageId own = table.full.front();
   bool was_checkpoint = false;
-  if (IndexNode* beginning = index.continued_by(*table.at, tokens)) was_checkpoint = checkpoints.hand_over(*beginning);
+  const bool with_window = checkpoints.needed() && table.at->depth >= table.first_window;  // false: skipped
+  if (IndexNode* beginning = index.continued_by(*table.at, tokens)) {
+    if (!with_window && checkpoints.needed()) checkpoints.unmark(*beginning);
+    was_checkpoint = checkpoints.hand_over(*beginning);
+  }
   const PrefixIndex::Inserted inserted = index.insert(*table.at, tokens, own);
   IndexNode& node = *inserted.node;
   if (inserted.added) pool->retain(own);
   if (inserted.dropped != kNoPage) pool->release(inserted.dropped);
   // A block that holds more tokens than were computed here needs more of a window page as well.
-  if (checkpoints.needed() && node.window == kNoPage && node.size == static_cast<int>(tokens.size())) {
+  if (with_window && node.window == kNoPage && node.size == static_cast<int>(tokens.size())) {
     checkpoints.give(node, table.window[static_cast<std::size_t>(node.depth - 1 - table.first_window)]);
   }
   if (was_checkpoint) checkpoints.take_over(node);
@@ -126,7 +147,7 @@ void KvCache::Impl::publish(BlockTable::State& table) {
     release(own);
     table.listed = std::min(table.listed, static_cast<std::size_t>(node.depth - 1));
   }
-  if (checkpoints.needed()) {
+  if (checkpoints.needed() && node.depth > table.first_window) {
     PageId& window = table.window[static_cast<std::size_t>(node.depth - 1 - table.first_window)];
     if (node.window != window) {
       checkpoints.retain(node.window);
@@ -170,6 +191,12 @@ void KvCache::Impl::slide(BlockTable::State& table) {
       if (static_cast<std::size_t>(block) < addresses.size()) addresses[static_cast<std::size_t>(block)] = nullptr;
     }
   }
+}
+
+void KvCache::publish(BlockTable& table) {
+  assert(table.is_open());
+  impl_->take_room_back(*table.state_);
+  if (!table.state_->is_private()) impl_->publish_partial(*table.state_);
 }
 
 // --- Forking ---

@@ -28,6 +28,7 @@ struct BlockTable::State {
   std::deque<PageId> full;    // of the blocks from tokens/16 on: first pages of their chains
   std::deque<PageId> window;  // kNoPage for a block of the sink, which has none
   int first_window = 0;       // block of the first of `window`; those before are out of sight
+  int arriving = 0;           // tokens that skip_to() announced and that are not committed yet
   Retention retention{};
   IndexNode* pinned = nullptr;       // a pin of this table's ends here
   std::uint64_t pinned_windows = 0;  // and counts so many pages of sliding layers

@@ -11,6 +11,7 @@
 
 #include "runtime/continuation.hpp"
 #include "runtime/local_engine.hpp"
+#include "runtime/prompt_cache_state.hpp"
 
 namespace dalsegno {
 namespace {
@@ -31,12 +32,19 @@ struct Inbox {
 // One request of a batch.
 class Member final : public Request {
  public:
-  Member(std::uint64_t uid, const BatchRequest& request, std::shared_ptr<Inbox> inbox, const LocalEngine& engine)
+  Member(std::uint64_t uid, const BatchRequest& request, std::shared_ptr<Inbox> inbox, LocalEngine& engine)
       : uid_(uid),
         inbox_(std::move(inbox)),
-        continuation_(request.prompt.size(), request.options, engine.vocabulary(), engine.kernels()) {
+        engine_(engine),
+        salt_(request.options.salt),
+        given_(request.cache),
+        held_(request.keep_cache ? engine.next_held() : 0),
+        continuation_(request.prompt.size(), request.options, engine.vocabulary(), engine.kernels()),
+        tokens_(request.prompt) {
     usage_.prompt_tokens = static_cast<int>(request.prompt.size());
   }
+  // By which the scheduler holds its cache in the end; 0: it does not.
+  [[nodiscard]] std::uint64_t held() const { return held_; }
 
   void on_admitted(const Admission& admission) override {
     usage_.reused_tokens = admission.reused;
@@ -52,11 +60,24 @@ class Member final : public Request {
     if (next.finish) return {Decision::Kind::finish, next.token, *next.finish};  // it is told with the end
     tell(std::move(*last_));
     last_.reset();
+    tokens_.push_back(next.token);
     return {Decision::Kind::append, next.token, FinishReason::stop};
+  }
+
+  void on_held(Result<int> tokens) override {
+    if (!tokens.ok()) {
+      cache_refusal_ = std::move(tokens).error().message;
+      return;
+    }
+    tokens_.resize(static_cast<std::size_t>(tokens.value()));
+    cache_ = PromptCache(std::make_shared<const PromptCache::State>(engine_, held_, salt_, std::move(tokens_)));
   }
 
   void on_finished(Result<FinishReason> outcome) override {
     BatchResponse end = last_ ? std::move(*last_) : BatchResponse{.uid = uid_};
+    end.cache = std::exchange(cache_, std::nullopt);
+    end.cache_refusal = cache_refusal_;
+    given_ = {};
     end.text += continuation_.rest();
     end.finish_reason = outcome.ok() ? outcome.value() : FinishReason::error;
     if (!outcome.ok()) end.error = std::move(outcome).error();
@@ -64,6 +85,12 @@ class Member final : public Request {
       end.error = Error{ErrorCode::invalid_argument, continuation_.failure()};
     }
     tell(std::move(end));
+  }
+
+  Result<PromptCache> extract() {
+    const std::uint64_t id = engine_.next_held();
+    DALSEGNO_ASSIGN(tokens, engine_.scheduler().hold_running(id, *this));
+    return PromptCache(std::make_shared<const PromptCache::State>(engine_, id, salt_, std::move(tokens)));
   }
 
   bool wants_more() override {
@@ -87,15 +114,46 @@ class Member final : public Request {
 
   const std::uint64_t uid_;
   const std::shared_ptr<Inbox> inbox_;
+  LocalEngine& engine_;
+  const std::string salt_;
+  PromptCache given_;  // stays held until the end
+  const std::uint64_t held_;
 
   // Engine thread only.
   Continuation continuation_;
+  std::vector<TokenId> tokens_;  // the prompt's and the reply's
+  std::optional<PromptCache> cache_;
+  std::string cache_refusal_;
   Usage usage_;
   Reuse reuse_;
   std::optional<BatchResponse> last_;  // a token with which the request ends
 
   std::deque<BatchResponse> told_;
 };
+
+Error no_request(std::uint64_t uid) {
+  return Error{ErrorCode::not_found, fmt::format("there is no request with uid {}; it may have ended", uid)};
+}
+
+int common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
+  const auto shorter = static_cast<std::ptrdiff_t>(std::min(a.size(), b.size()));
+  return static_cast<int>(std::mismatch(a.begin(), a.begin() + shorter, b.begin()).first - a.begin());
+}
+
+Result<void> check_cache(const BatchRequest& request, const LocalEngine& engine) {
+  if (request.cache.size() == 0) return {};
+  if (&request.cache.state()->engine != &engine) {
+    return Error{ErrorCode::invalid_argument,
+                 "the cache given with a request belongs to another engine; save it and load it here"};
+  }
+  if (request.cache.salt() != request.options.salt) {
+    return Error{ErrorCode::invalid_argument, "the cache given with a request has another salt than the request"};
+  }
+  if (!request.options.reuse) {
+    return Error{ErrorCode::invalid_argument, "a request with a cache cannot have reuse off; leave one of them out"};
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -116,10 +174,28 @@ BatchGenerator::~BatchGenerator() {
   for (const auto& entry : left) entry.second->cancel();
 }
 
+Result<PromptCache> BatchGenerator::extract_cache(std::uint64_t uid) {
+  std::shared_ptr<Member> member;
+  {
+    const std::lock_guard lock(impl_->inbox->mutex);
+    const auto at = impl_->inbox->members.find(uid);
+    if (at == impl_->inbox->members.end()) return no_request(uid);
+    member = at->second;
+  }
+  return member->extract();
+}
+
+Result<PromptCache> BatchGenerator::remove_with_cache(std::uint64_t uid) {
+  DALSEGNO_ASSIGN(cache, extract_cache(uid));
+  DALSEGNO_TRY(remove(uid));
+  return cache;
+}
+
 Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchRequest> requests) {
   for (const BatchRequest& request : requests) {
     DALSEGNO_TRY(impl_->engine.check_prompt(request.prompt));
     DALSEGNO_TRY(impl_->engine.check_options(request.options));
+    DALSEGNO_TRY(check_cache(request, impl_->engine));
   }
   std::vector<std::uint64_t> uids;
   std::vector<Work> work;
@@ -141,8 +217,18 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
       uids.push_back(uid);
       const int last = static_cast<int>(request.prompt.size()) - 1;
       const GenerateOptions& options = request.options;
-      work.push_back(
-          {member, std::move(request.prompt), last, options.chunk, options.reuse, options.salt, options.retention});
+      const int common = common_tokens(request.cache.tokens(), request.prompt);
+      const std::uint64_t from = common == 0 ? 0 : request.cache.state()->id;
+      work.push_back({.request = member,
+                      .tokens = std::move(request.prompt),
+                      .first_logit = last,
+                      .chunk = options.chunk,
+                      .reuse = options.reuse,
+                      .salt = options.salt,
+                      .retention = options.retention,
+                      .from = from,
+                      .from_common = common,
+                      .hold = member->held()});
     }
     // Within the lock: nobody may cancel what is not submitted yet.
     impl_->engine.scheduler().submit(std::move(work));
@@ -182,7 +268,7 @@ Result<void> BatchGenerator::remove(std::uint64_t uid) {
     const std::lock_guard lock(impl_->inbox->mutex);
     const auto at = impl_->inbox->members.find(uid);
     if (at == impl_->inbox->members.end()) {
-      return Error{ErrorCode::not_found, fmt::format("there is no request with uid {}; it may have ended", uid)};
+      return no_request(uid);
     }
     member = at->second;
     impl_->inbox->members.erase(at);

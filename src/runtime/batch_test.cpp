@@ -277,5 +277,159 @@ TEST_F(Batch, ManyComeAndGoAtRandomFromTwoThreads) {
   check_cache(*engine_);
 }
 
+// --- Caches ---
+
+class BatchCaches : public Batch {
+ protected:
+  // The last response of the only request.
+  static BatchResponse last(BatchGenerator& batch, std::vector<TokenId>* ids = nullptr) {
+    BatchResponse last;
+    for (auto responses = batch.next(); !responses.empty(); responses = batch.next()) {
+      last = responses.back();
+      if (ids != nullptr && last.token) ids->push_back(*last.token);
+    }
+    return last;
+  }
+  static std::vector<TokenId> joined(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  }
+};
+
+TEST_F(BatchCaches, TheEndComesWithTheCacheOfPromptAndReply) {
+  const BatchRequest first = request(37, 10);
+  const BatchRequest more = request(5, 8);
+  BatchGenerator batch(*engine_);
+  std::vector<TokenId> ids;
+  ASSERT_TRUE(batch.insert({first}).ok());
+  BatchResponse end = last(batch, &ids);
+  ASSERT_TRUE(end.cache) << end.cache_refusal;
+  EXPECT_EQ(end.cache->size(), 37 + 9) << "the last token has no K/V";
+  std::vector<TokenId> computed = joined(first.prompt, ids);
+  computed.resize(46);
+  EXPECT_TRUE(std::ranges::equal(end.cache->tokens(), computed));
+
+  engine_->reset_cache();  // what is kept stays
+  BatchRequest next = more;
+  next.prompt = joined(joined(first.prompt, ids), more.prompt);
+  next.cache = *end.cache;
+  ASSERT_TRUE(batch.insert({next}).ok());
+  std::vector<TokenId> continued;
+  const BatchResponse told = last(batch, &continued);
+  EXPECT_EQ(told.usage.reused_tokens, 46);
+  EXPECT_EQ(told.usage.prefilled_tokens, 6);
+  next.cache = {};
+  end.cache.reset();
+  const Heard wanted = alone(next);
+  EXPECT_TRUE(std::equal(wanted.ids.begin(), wanted.ids.end(), continued.begin()));
+  check_cache(*engine_);
+}
+
+TEST_F(BatchCaches, APromptThatTheCacheContainsIsComputedForItsLastTokenAlone) {
+  BatchGenerator batch(*engine_);
+  const std::vector<TokenId> tokens = random_tokens(random_, 70);
+  BatchRequest inner = request(1, 5);
+  inner.prompt.assign(tokens.begin(), tokens.begin() + 45);
+  const Heard wanted = alone(inner);
+  inner.cache = PromptCache::make(*engine_, tokens).value();
+  engine_->reset_cache();
+  ASSERT_TRUE(batch.insert({inner}).ok());
+  std::vector<TokenId> ids;
+  const BatchResponse told = last(batch, &ids);
+  EXPECT_EQ(told.usage.reused_tokens, 44);
+  EXPECT_EQ(told.usage.prefilled_tokens, 1);
+  EXPECT_EQ(told.reuse.stopped, Stopped::end);
+  EXPECT_TRUE(std::equal(wanted.ids.begin(), wanted.ids.end(), ids.begin()));
+}
+
+TEST_F(BatchCaches, ACacheOfOtherTokensIsUsedAsFarAsTheyAgree) {
+  BatchGenerator batch(*engine_);
+  std::vector<TokenId> tokens = random_tokens(random_, 70);
+  BatchRequest other = request(1, 5);
+  other.prompt = tokens;
+  other.prompt[41] = (other.prompt[41] + 1) % 264;
+  const Heard wanted = alone(other);
+  other.cache = PromptCache::make(*engine_, tokens).value();
+  engine_->reset_cache();
+  ASSERT_TRUE(batch.insert({other}).ok());
+  std::vector<TokenId> ids;
+  const BatchResponse told = last(batch, &ids);
+  EXPECT_EQ(told.usage.reused_tokens, 41);
+  EXPECT_EQ(told.reuse.at, 41);
+  EXPECT_EQ(told.reuse.stopped, Stopped::diverged);
+  EXPECT_TRUE(std::equal(wanted.ids.begin(), wanted.ids.end(), ids.begin()));
+}
+
+TEST_F(BatchCaches, IsExtractedWhileQueuedPrefillingAndDecoding) {
+  BatchGenerator batch(*engine_);
+  BatchRequest runs = request(600, 30);
+  runs.options.chunk = 16;  // so that the first calls find it on its way
+  const Heard wanted = alone(runs);
+  engine_->reset_cache();
+  const std::uint64_t uid = batch.insert({runs}).value().front();
+  int before = -1;
+  std::vector<TokenId> ids;
+  std::optional<BatchResponse> end;
+  while (!end) {
+    auto cache = batch.extract_cache(uid);
+    if (cache.ok()) {
+      EXPECT_GE(cache->size(), before);
+      before = cache->size();
+      const auto all = joined(runs.prompt, wanted.ids);
+      ASSERT_LE(cache->tokens().size(), all.size());
+      EXPECT_TRUE(std::equal(cache->tokens().begin(), cache->tokens().end(), all.begin()));
+    } else {
+      EXPECT_EQ(cache.error().code, ErrorCode::not_found);
+    }
+    if (before < 600) continue;  // extract again and again until the prompt is done
+    for (BatchResponse& response : batch.next()) {
+      if (response.token) ids.push_back(*response.token);
+      if (response.finish_reason) end = std::move(response);
+    }
+  }
+  EXPECT_TRUE(std::equal(wanted.ids.begin(), wanted.ids.end(), ids.begin())) << "extracting changed what followed";
+  check_cache(*engine_);
+}
+
+TEST_F(BatchCaches, IsTakenAlongWhenItsRequestIsRemoved) {
+  BatchGenerator batch(*engine_);
+  const std::uint64_t uid = batch.insert({request(50, 100)}).value().front();
+  (void)batch.next();
+  const auto cache = batch.remove_with_cache(uid);
+  ASSERT_TRUE(cache.ok()) << cache.error().message;
+  EXPECT_GE(cache->size(), 50);
+  EXPECT_EQ(batch.remove_with_cache(uid).error().code, ErrorCode::not_found);
+  EXPECT_TRUE(batch.next().empty());
+}
+
+TEST_F(BatchCaches, WhatCannotBeUsedIsRefused) {
+  BatchGenerator batch(*engine_);
+  const auto other = open_engine({.model = "qwen3-qknorm"});
+  BatchRequest wrong = request(20, 5);
+  wrong.cache = PromptCache::make(*other, random_tokens(random_, 20)).value();
+  EXPECT_EQ(batch.insert({wrong}).error().code, ErrorCode::invalid_argument);
+  wrong.cache = PromptCache::make(*engine_, wrong.prompt, "tenant").value();
+  EXPECT_EQ(batch.insert({wrong}).error().code, ErrorCode::invalid_argument);
+  wrong.options.salt = "tenant";
+  wrong.options.reuse = false;
+  EXPECT_EQ(batch.insert({wrong}).error().code, ErrorCode::invalid_argument);
+  wrong.options.reuse = true;
+  EXPECT_TRUE(batch.insert({wrong}).ok());
+}
+
+TEST_F(BatchCaches, OneThatDoesNotWantItsCacheGetsNone) {
+  BatchGenerator batch(*engine_);
+  BatchRequest plain = request(20, 5);
+  plain.keep_cache = false;
+  ASSERT_TRUE(batch.insert({plain}).ok());
+  EXPECT_FALSE(last(batch).cache);
+  BatchRequest private_one = request(20, 5);
+  private_one.options.reuse = false;
+  ASSERT_TRUE(batch.insert({private_one}).ok());
+  const BatchResponse told = last(batch);
+  EXPECT_FALSE(told.cache);
+  EXPECT_FALSE(told.cache_refusal.empty());
+}
+
 }  // namespace
 }  // namespace dalsegno

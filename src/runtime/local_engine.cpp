@@ -258,20 +258,26 @@ Result<Pin> LocalEngine::pin(std::span<const TokenId> prefix, const std::string&
         ErrorCode::invalid_argument,
         fmt::format("a pin keeps whole blocks of {} tokens; a prefix of {} has none", kBlockTokens, prefix.size())};
   }
-  const std::uint64_t id = next_pin_++;
-  DALSEGNO_ASSIGN(cached, scheduler_->pin_cached(id, whole, salt));
-  if (!cached) {
-    auto computed = std::make_shared<Waiter>();
-    std::vector<Work> work;
-    work.push_back({.request = computed,
-                    .tokens = {whole.begin(), whole.end()},
-                    .first_logit = static_cast<int>(whole.size()),
-                    .salt = salt,
-                    .pin = id});
-    scheduler_->submit(std::move(work));
-    DALSEGNO_TRY(computed->wait());
-  }
-  return Pin(static_cast<int>(whole.size()), [this, id] { scheduler_->unpin(id); });
+  DALSEGNO_ASSIGN(id, hold(whole, salt));
+  return Pin(static_cast<int>(whole.size()), [this, id] { scheduler_->release(id); });
+}
+
+Result<std::uint64_t> LocalEngine::hold(std::span<const TokenId> tokens, const std::string& salt) {
+  const std::uint64_t id = next_held();
+  Result<bool> cached = false;
+  scheduler_->with_held([&](HeldTables& held) { cached = held.hold_cached(id, scheduler_->name_space(salt), tokens); });
+  if (!cached.ok()) return std::move(cached).error();
+  if (cached.value()) return id;
+  auto computed = std::make_shared<Waiter>();
+  std::vector<Work> work;
+  work.push_back({.request = computed,
+                  .tokens = {tokens.begin(), tokens.end()},
+                  .first_logit = static_cast<int>(tokens.size()),
+                  .salt = salt,
+                  .hold = id});
+  scheduler_->submit(std::move(work));
+  DALSEGNO_TRY(computed->wait());
+  return id;
 }
 
 void LocalEngine::reset_cache() {

@@ -42,6 +42,11 @@ class LocalEngine final : public Engine {
   // For what else drives sequences (score, bench, tests). Errors as generate().
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
   [[nodiscard]] Result<void> check_options(const GenerateOptions& options) const;
+  // Holds the K/V of these tokens, computing what is not cached; the number by which to release them. Errors: as pin().
+  Result<std::uint64_t> hold(std::span<const TokenId> tokens, const std::string& salt);
+  [[nodiscard]] std::uint64_t next_held() { return next_held_++; }
+  [[nodiscard]] const NumericsKey& numerics_key() const { return scheduler_->key(); }
+  [[nodiscard]] const KvLayout& layout() const { return cache_->layout(); }
   [[nodiscard]] const Vocabulary& vocabulary() const;
   // Reserved for as long as it is open: all but what it caches and the index of that.
   [[nodiscard]] std::uint64_t bytes() const;
@@ -56,7 +61,7 @@ class LocalEngine final : public Engine {
   void cut(const ProcessMemory::Cut& cut);
   Result<void> load(const EngineOptions& options, const std::stop_token& cancel);
 
-  std::atomic<std::uint64_t> next_pin_{1};
+  std::atomic<std::uint64_t> next_held_{1};
   // Constant after open(); destroyed from the last to the first.
   std::optional<Tokenizer> tokenizer_;
   const Kernels& kernels_;

@@ -28,6 +28,7 @@ constexpr std::chrono::milliseconds kAskAgain{10};
 Scheduler::Scheduler(Parts parts)
     : parts_(std::move(parts)),
       audit_(*parts_.cache, *parts_.model, *parts_.backend, parts_.audit_share),
+      held_(*parts_.cache),
       thread_([this] { run(); }) {}
 
 Scheduler::~Scheduler() {
@@ -105,27 +106,41 @@ Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, c
   return seen;
 }
 
-Result<bool> Scheduler::pin_cached(std::uint64_t pin, std::span<const TokenId> tokens, const std::string& salt) {
-  Result<bool> pinned = false;
-  on_engine_thread([&](KvCache& cache) {
-    const int size = static_cast<int>(tokens.size());
-    if (Result<void> allowed = cache.may_pin(name_space(salt), tokens); !allowed.ok()) {
-      pinned = std::move(allowed).error();
-    } else if (cache.preview(name_space(salt), tokens, size).reused == size) {
-      BlockTable table = std::move(cache.open(name_space(salt), tokens, size).table);
-      if (Result<void> done = cache.pin(table); !done.ok()) {
-        pinned = std::move(done).error();
-      } else {
-        pins_.insert_or_assign(pin, std::move(table));
-        pinned = true;
+void Scheduler::with_held(const std::function<void(HeldTables&)>& call) {
+  on_engine_thread([&](KvCache&) { call(held_); });
+}
+
+void Scheduler::release(std::uint64_t held) {
+  post([this, held](KvCache&) { held_.release(held); });
+}
+
+Result<std::vector<TokenId>> Scheduler::hold_running(std::uint64_t id, const Request& request) {
+  Result<std::vector<TokenId>> tokens = Error{ErrorCode::not_found, "the request has ended"};
+  const auto keep = [&](const Sequence& sequence, Result<int> held) {
+    if (held.ok()) {
+      const auto begin = sequence.work.tokens.begin();
+      tokens = std::vector<TokenId>(begin, begin + held.value());
+    } else {
+      tokens = std::move(held).error();
+    }
+  };
+  on_engine_thread([&](KvCache&) {
+    for (SequencePtr& sequence : running_) {
+      if (sequence->work.request.get() == &request) {
+        keep(*sequence, held_.hold_fork(id, sequence->table, sequence->table.tokens()));
+      }
+    }
+    for (const auto* queue : {&waiting_, &following_}) {
+      for (const SequencePtr& sequence : *queue) {
+        if (sequence->work.request.get() != &request) continue;
+        KvCache::Opened opened = open(*sequence, static_cast<int>(sequence->work.tokens.size()));
+        const int size = opened.table.tokens();
+        const Result<void> held = held_.hold(id, std::move(opened.table));
+        keep(*sequence, held.ok() ? Result<int>(size) : Result<int>(held.error()));
       }
     }
   });
-  return pinned;
-}
-
-void Scheduler::unpin(std::uint64_t pin) {
-  post([this, pin](KvCache&) { pins_.erase(pin); });
+  return tokens;
 }
 
 AuditReport Scheduler::audit(int blocks) {
@@ -255,14 +270,29 @@ void Scheduler::admit() {
   }
 }
 
+// The first `limit` tokens as far as they are cached, or as the table has them that the work continues.
+KvCache::Opened Scheduler::open(const Sequence& sequence, int limit) {
+  const Work& work = sequence.work;
+  if (!work.reuse) return {parts_.cache->open_private(), 0, Stopped::off, 0};
+  KvCache::Opened opened = parts_.cache->open(name_space(work.salt), work.tokens, limit, work.retention);
+  BlockTable* given = work.from == 0 ? nullptr : held_.find(work.from);
+  if (given == nullptr) return opened;
+  const int common = std::min(limit, work.from_common);
+  if (common <= opened.reused) return opened;
+  BlockTable table = parts_.cache->fork(*given);
+  const int kept = common < table.tokens() ? parts_.cache->rewind(table, common) : table.tokens();
+  if (kept <= opened.reused) return opened;
+  parts_.cache->discard(std::move(opened.table));
+  const Stopped why = common == limit ? Stopped::end : common < given->tokens() ? Stopped::diverged : Stopped::cold;
+  return {std::move(table), kept, kept < common ? Stopped::window : why, common};
+}
+
 // Reserves room for all the tokens known so far. True if the sequence left the queue, running or refused.
 bool Scheduler::admit_one(SequencePtr& sequence) {
   const std::vector<TokenId>& tokens = sequence->work.tokens;
   const int size = static_cast<int>(tokens.size());
   const int limit = sequence->work.reuse ? std::min(size - 1, sequence->next_logit) : 0;
-  KvCache::Opened opened = sequence->work.reuse ? parts_.cache->open(name_space(sequence->work.salt), tokens, limit,
-                                                                     sequence->work.retention)
-                                                : KvCache::Opened{parts_.cache->open_private(), 0, Stopped::off, 0};
+  KvCache::Opened opened = open(*sequence, limit);
   // Logits of the first position leave nothing to reuse; that is no full hit.
   if (limit == 0 && sequence->work.reuse) opened.stopped = size == 1 ? Stopped::cold : Stopped::off;
   sequence->table = std::move(opened.table);
@@ -480,19 +510,17 @@ void Scheduler::settle() {
   });
 }
 
-void Scheduler::keep_pinned(Sequence& sequence) {
-  if (!sequence.outcome.ok() || sequence.outcome.value() != FinishReason::stop) return;
-  if (Result<void> pinned = parts_.cache->pin(sequence.table); !pinned.ok()) {
-    parts_.cache->close(std::move(sequence.table));
-    sequence.outcome = std::move(pinned).error();
-  } else {
-    pins_.insert_or_assign(sequence.work.pin, std::move(sequence.table));
-  }
+void Scheduler::hold(Sequence& sequence) {
+  if (!sequence.outcome.ok() || sequence.outcome.value() == FinishReason::cancelled) return;
+  if (!sequence.table.is_open()) return;
+  const int tokens = sequence.table.tokens();
+  const Result<void> held = held_.hold(sequence.work.hold, std::move(sequence.table));
+  sequence.work.request->on_held(held.ok() ? Result<int>(tokens) : Result<int>(held.error()));
 }
 
 void Scheduler::finish(Sequence& sequence) {
   leave_leader(sequence);
-  if (sequence.work.pin != 0) keep_pinned(sequence);
+  if (sequence.work.hold != 0) hold(sequence);
   if (sequence.outcome.ok()) {
     parts_.cache->close(std::move(sequence.table));
   } else {

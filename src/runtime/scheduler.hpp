@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -14,6 +13,7 @@
 #include "cache/block_table.hpp"
 #include "cache/kv_cache.hpp"
 #include "model/model.hpp"
+#include "runtime/held_tables.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/request.hpp"
 #include "runtime/self_audit.hpp"
@@ -30,7 +30,10 @@ struct Work {
   bool reuse = true;
   std::string salt = {};  // of its namespace
   Retention retention = {};
-  std::uint64_t pin = 0;  // by this number, if not 0: what it computed stays until unpin()
+  // Numbers of held tables; 0: none.
+  std::uint64_t from = 0;  // it begins with this one's first from_common tokens, if no more is cached
+  int from_common = 0;
+  std::uint64_t hold = 0;  // what it has computed at its end, unless that is an error or it was cancelled, is held
 };
 
 // Owns the engine thread: admits work, composes steps of all running sequences, runs them, and
@@ -69,12 +72,15 @@ class Scheduler {
   void post(std::function<void(KvCache&)> call);
   // Audits so many blocks between two steps.
   AuditReport audit(int blocks);
-  // Pins these tokens, if they are all cached, and returns true; false: work is needed that ends with the pin. Errors:
-  // as KvCache::pin(). Requires: whole blocks.
-  Result<bool> pin_cached(std::uint64_t pin, std::span<const TokenId> tokens, const std::string& salt);
-  void unpin(std::uint64_t pin);
+  // Runs `call` as on_engine_thread() does.
+  void with_held(const std::function<void(HeldTables&)>& call);
+  void release(std::uint64_t held);
+  // Holds what a request has computed so far: the tokens. Of one that waits, what it would reuse.
+  // Errors: not_found (it has ended), and as HeldTables.
+  Result<std::vector<TokenId>> hold_running(std::uint64_t id, const Request& request);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
+  [[nodiscard]] const NumericsKey& key() const { return parts_.key; }
   [[nodiscard]] Namespace name_space(const std::string& salt) const { return {parts_.key, salt}; }
 
  private:
@@ -117,7 +123,8 @@ class Scheduler {
   void deliver(int index, std::span<const float> logits, std::span<const float> hidden);
   void settle();
   void finish(Sequence& sequence);
-  void keep_pinned(Sequence& sequence);
+  void hold(Sequence& sequence);
+  KvCache::Opened open(const Sequence& sequence, int limit);
 
   // Constant after construction.
   const Parts parts_;
@@ -135,7 +142,7 @@ class Scheduler {
   std::deque<SequencePtr> waiting_;
   std::deque<SequencePtr> following_;  // those that stand aside
   std::vector<SequencePtr> running_;   // oldest first
-  std::map<std::uint64_t, BlockTable> pins_;
+  HeldTables held_;
   ProcessMemory::Use use_;          // while there is a sequence
   double token_seconds_ = 0;        // of a prompt token, lately
   double chunk_token_seconds_ = 0;  // the same in steps that continue replies as well, which it is charged with

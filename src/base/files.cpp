@@ -1,0 +1,209 @@
+#include "base/files.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <filesystem>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+namespace dalsegno {
+namespace {
+
+constexpr std::string_view kTemporary = ".part";
+
+Error failed(const char* what, const std::string& path, int error) {
+  return Error{error == ENOENT ? ErrorCode::not_found : ErrorCode::io,
+               fmt::format("cannot {} '{}': {}", what, path, std::generic_category().message(error))};
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  [[nodiscard]] int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+Result<Descriptor> opened(const char* what, const std::string& path, int flags) {
+  int fd = -1;
+  do {
+    fd = ::open(path.c_str(), flags | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) return failed(what, path, errno);
+  return Descriptor(fd);
+}
+
+class SystemWriter final : public WritableFile {
+ public:
+  SystemWriter(Descriptor file, std::string path) : file_(std::move(file)), path_(std::move(path)) {}
+
+  Result<void> append(std::span<const std::byte> bytes) override {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(file_.get(), bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) return failed("write", path_, errno);
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+    }
+    return {};
+  }
+
+  Result<void> sync() override {
+    if (::fsync(file_.get()) != 0) return failed("write", path_, errno);
+    return {};
+  }
+
+ private:
+  const Descriptor file_;
+  const std::string path_;
+};
+
+class SystemReader final : public ReadableFile {
+ public:
+  SystemReader(Descriptor file, std::string path, std::uint64_t size)
+      : file_(std::move(file)), path_(std::move(path)), size_(size) {}
+
+  [[nodiscard]] std::uint64_t size() const override { return size_; }
+
+  Result<void> read(std::span<std::byte> out) override {
+    while (!out.empty()) {
+      const ssize_t got = ::read(file_.get(), out.data(), out.size());
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return failed("read", path_, errno);
+      if (got == 0) return Error{ErrorCode::corrupt, fmt::format("'{}' ends too early", path_)};
+      out = out.subspan(static_cast<std::size_t>(got));
+    }
+    return {};
+  }
+
+ private:
+  const Descriptor file_;
+  const std::string path_;
+  const std::uint64_t size_;
+};
+
+class SystemFiles final : public FileSystem {
+ public:
+  Result<std::unique_ptr<WritableFile>> create(const std::string& path) override {
+    DALSEGNO_ASSIGN(file, opened("create", path, O_WRONLY | O_CREAT | O_EXCL));
+    (void)::flock(file.get(), LOCK_EX | LOCK_NB);  // for remove_abandoned(); it ends with the descriptor
+    return std::unique_ptr<WritableFile>(std::make_unique<SystemWriter>(std::move(file), path));
+  }
+
+  Result<std::unique_ptr<ReadableFile>> open(const std::string& path) override {
+    // Without O_NONBLOCK, opening a pipe would wait for its writer.
+    DALSEGNO_ASSIGN(file, opened("open", path, O_RDONLY | O_NONBLOCK));
+    struct stat status {};
+    if (::fstat(file.get(), &status) != 0) return failed("open", path, errno);
+    if (!S_ISREG(status.st_mode)) {
+      return Error{ErrorCode::invalid_argument, fmt::format("'{}' is not a file", path)};
+    }
+    const auto size = static_cast<std::uint64_t>(status.st_size);
+    return std::unique_ptr<ReadableFile>(std::make_unique<SystemReader>(std::move(file), path, size));
+  }
+
+  Result<void> rename(const std::string& from, const std::string& to) override {
+    if (::rename(from.c_str(), to.c_str()) != 0) return failed("write", to, errno);
+    return {};
+  }
+
+  Result<void> remove(const std::string& path) override {
+    if (::unlink(path.c_str()) != 0) return failed("remove", path, errno);
+    return {};
+  }
+
+  void remove_abandoned(const std::string& path) override {
+    const auto file = opened("open", path, O_RDONLY | O_NONBLOCK);
+    if (file.ok() && ::flock(file.value().get(), LOCK_EX | LOCK_NB) == 0) ::unlink(path.c_str());
+  }
+
+  Result<void> sync_folder(const std::string& folder) override {
+    DALSEGNO_ASSIGN(file, opened("open", folder, O_RDONLY | O_DIRECTORY));
+    // Some file systems have nothing to sync here, and say so.
+    if (::fsync(file.get()) != 0 && errno != EINVAL) return failed("write", folder, errno);
+    return {};
+  }
+
+  Result<void> make_folder(const std::string& folder) override {
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) return failed("create", folder, error.value());
+    return {};
+  }
+
+  Result<std::vector<std::string>> list(const std::string& folder) override {
+    std::error_code error;
+    std::vector<std::string> names;
+    for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+      std::error_code ignored;
+      if (at->is_regular_file(ignored)) names.push_back(at->path().filename().string());
+    }
+    if (error) return failed("read", folder, error.value());
+    std::ranges::sort(names);
+    return names;
+  }
+};
+
+}  // namespace
+
+FileSystem& system_files() {
+  static SystemFiles files;
+  return files;
+}
+
+std::string folder_of(const std::string& path) {
+  std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+AtomicFile::AtomicFile(FileSystem& files, std::string path, std::string temporary, std::unique_ptr<WritableFile> file)
+    : files_(&files), path_(std::move(path)), temporary_(std::move(temporary)), file_(std::move(file)) {}
+
+AtomicFile::AtomicFile(AtomicFile&& other) noexcept
+    : files_(other.files_),
+      path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      file_(std::move(other.file_)) {}
+
+AtomicFile::~AtomicFile() {
+  if (temporary_.empty()) return;
+  file_.reset();
+  (void)files_->remove(temporary_);
+}
+
+Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& path) {
+  const std::string folder = folder_of(path);
+  const std::string own = std::filesystem::path(path).filename().string() + ".";
+  if (const auto names = files.list(folder); names.ok()) {
+    for (const std::string& name : names.value()) {
+      if (name.starts_with(own) && name.ends_with(kTemporary)) files.remove_abandoned(folder + "/" + name);
+    }
+  }
+  // Two writers of one path never share a name: processes differ in their id, and the writers of one in the number.
+  static std::atomic<std::uint64_t> next{0};
+  const std::string temporary = fmt::format("{}.{}-{}{}", path, ::getpid(), next++, kTemporary);
+  DALSEGNO_ASSIGN(file, files.create(temporary));
+  return AtomicFile(files, path, temporary, std::move(file));
+}
+
+Result<void> AtomicFile::commit() {
+  DALSEGNO_TRY(file_->sync());
+  DALSEGNO_TRY(files_->rename(temporary_, path_));
+  temporary_.clear();
+  return files_->sync_folder(folder_of(path_));
+}
+
+}  // namespace dalsegno
