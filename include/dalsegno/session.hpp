@@ -114,17 +114,29 @@ class Session {
   // computes again. Errors: invalid_argument (a negative number).
   Result<Explanation> trim(int tokens, const std::string& salt = {});
 
+  // One file with all of this: what was said, tools, tags, how the last reply was asked for, what draws depend on, and
+  // the K/V (docs/saved_caches.md); what is at `path` stays until that is written. Errors: io, exhausted.
+  Result<void> save(const std::string& path);
+  // Goes on in any process as the saved one would have, to the bit. tools: the same as then, for their handlers, or
+  // none: then run_tools() is refused. Errors: as PromptCache::load, unsupported (no session in
+  // it), invalid_argument (other tools).
+  static Result<Session> load(Engine& engine, const std::string& path, const std::vector<Tool>& tools = {},
+                              const std::string& salt = {});
+
   // Not while a call is under way on another thread, as all below.
   [[nodiscard]] const std::vector<Message>& transcript() const;
   [[nodiscard]] int turns() const;
+  // As the last reply was asked for, before a restart too, but for what is a function.
+  [[nodiscard]] const GenerateOptions& last_options() const;
   // Of the replies in the transcript that were generated here or in the session it was forked from, in their order.
   [[nodiscard]] const std::vector<ReplyReport>& reports() const;
   // The caller's own words for a session. Forks begin with the same.
   [[nodiscard]] std::set<std::string>& tags();
   [[nodiscard]] const std::set<std::string>& tags() const;
 
+  struct Impl;  // runtime/session_impl.hpp
+
  private:
-  struct Impl;
   explicit Session(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

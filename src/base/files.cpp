@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <string_view>
 #include <system_error>
@@ -144,16 +145,18 @@ class SystemFiles final : public FileSystem {
     return {};
   }
 
-  Result<std::vector<std::string>> list(const std::string& folder) override {
+  Result<std::vector<Entry>> list(const std::string& folder) override {
     std::error_code error;
-    std::vector<std::string> names;
+    std::vector<Entry> entries;
     for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
       std::error_code ignored;
-      if (at->is_regular_file(ignored)) names.push_back(at->path().filename().string());
+      if (!at->is_regular_file(ignored)) continue;
+      const auto modified = std::chrono::nanoseconds(at->last_write_time(ignored).time_since_epoch());
+      entries.push_back({at->path().filename().string(), modified.count()});
     }
     if (error) return failed("read", folder, error.value());
-    std::ranges::sort(names);
-    return names;
+    std::ranges::sort(entries, {}, &Entry::name);
+    return entries;
   }
 };
 
@@ -187,8 +190,8 @@ AtomicFile::~AtomicFile() {
 Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& path) {
   const std::string folder = folder_of(path);
   const std::string own = std::filesystem::path(path).filename().string() + ".";
-  if (const auto names = files.list(folder); names.ok()) {
-    for (const std::string& name : names.value()) {
+  if (const auto entries = files.list(folder); entries.ok()) {
+    for (const auto& [name, modified] : entries.value()) {
       if (name.starts_with(own) && name.ends_with(kTemporary)) files.remove_abandoned(folder + "/" + name);
     }
   }

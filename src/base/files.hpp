@@ -48,8 +48,12 @@ class FileSystem {
   virtual Result<void> sync_folder(const std::string& folder) = 0;
   // Makes a folder and those above it, as far as they are not there.
   virtual Result<void> make_folder(const std::string& folder) = 0;
-  // The names of the files in a folder, ascending.
-  virtual Result<std::vector<std::string>> list(const std::string& folder) = 0;
+  // The files in a folder, by name.
+  struct Entry {
+    std::string name;
+    std::int64_t modified = 0;  // nanoseconds from some moment on
+  };
+  virtual Result<std::vector<Entry>> list(const std::string& folder) = 0;
 };
 
 // The system's.

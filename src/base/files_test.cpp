@@ -48,7 +48,7 @@ class FakeFiles final : public FileSystem {
     return {};
   }
   Result<void> make_folder(const std::string&) override { return {}; }
-  Result<std::vector<std::string>> list(const std::string&) override { return std::vector<std::string>{}; }
+  Result<std::vector<Entry>> list(const std::string&) override { return std::vector<Entry>{}; }
 
   // What a reader finds after the power went: any name may be as it is or as it was.
   [[nodiscard]] std::set<std::string> possible(const std::string& path) const {

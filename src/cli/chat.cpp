@@ -19,6 +19,7 @@ struct ChatOptions {
   CommonOptions common;
   GenerateOptions generate;
   std::string system;
+  std::string session;  // a file; empty: none
   bool show_ids = false;
 };
 
@@ -35,6 +36,9 @@ class Chat {
   Chat(Engine& engine, const ChatOptions& options)
       : options_(options), engine_(engine), session_(engine, beginning()) {}
 
+  // Goes on where the session's file ends, if there is one.
+  Result<void> resume();
+
   // Answers each line of standard input.
   Result<int> follow_script();
   // Answers what is typed until the person leaves.
@@ -43,7 +47,8 @@ class Chat {
  private:
   [[nodiscard]] std::vector<Message> beginning() const;
   Result<Reply> ask(const std::string& question);
-  void print_reply(const Reply& reply);
+  Result<void> print_reply(const Reply& reply);
+  Result<void> save();
   // False to leave.
   bool obey(const std::string& command);
   void undo();
@@ -66,7 +71,29 @@ Result<Reply> Chat::ask(const std::string& question) {
   return session_.stream(well_formed(question), options_.generate, live_callbacks(!options_.common.json, progress));
 }
 
-void Chat::print_reply(const Reply& reply) {
+Result<void> Chat::resume() {
+  if (options_.session.empty()) return {};
+  auto loaded = Session::load(engine_, options_.session, {}, options_.generate.salt);
+  if (!loaded.ok() && loaded.error().code == ErrorCode::not_found) return {};
+  if (!loaded.ok()) return std::move(loaded).error();
+  const std::vector<Message>& said = loaded->transcript();
+  if (!options_.system.empty() && (said.empty() || said.front() != beginning().front())) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("the conversation in '{}' began with another system message; leave out --system or take "
+                             "another file",
+                             options_.session)};
+  }
+  session_ = std::move(loaded).value();
+  turn_ = session_.turns();
+  if (!options_.common.json) note(fmt::format("Resumed after turn {}.\n", turn_));
+  return {};
+}
+
+Result<void> Chat::save() {
+  return options_.session.empty() ? Result<void>() : session_.save(options_.session);
+}
+
+Result<void> Chat::print_reply(const Reply& reply) {
   ++turn_;
   damage_.check(engine_);
   if (options_.common.json) {
@@ -74,6 +101,7 @@ void Chat::print_reply(const Reply& reply) {
   } else {
     say(fmt::format("{}{}\n\n", reply.text.ends_with('\n') ? "" : "\n", reply_line(reply)));
   }
+  return save();
 }
 
 // The next line of standard input without its line break, or nothing at its end.
@@ -100,7 +128,7 @@ Result<int> Chat::follow_script() {
     if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
     if (!reply.ok()) return reply.error();
     DALSEGNO_TRY(finish_output());
-    print_reply(*reply);
+    DALSEGNO_TRY(print_reply(*reply));
     if (Interruptible::requested()) return kInterrupted;
   }
 }
@@ -115,13 +143,14 @@ Result<int> Chat::follow_person() {
     if (line.empty()) continue;
     if (line.front() == '/') {
       if (!obey(line)) return 0;
+      DALSEGNO_TRY(save());
       continue;
     }
     Interruptible::forget();
     const auto reply = ask(line);
     DALSEGNO_TRY(finish_output());
     if (reply.ok()) {
-      print_reply(*reply);
+      DALSEGNO_TRY(print_reply(*reply));
     } else if (reply.error().code == ErrorCode::cancelled) {
       note("[interrupted]\n");
     } else {
@@ -132,8 +161,8 @@ Result<int> Chat::follow_person() {
   return 0;
 }
 
-void report(const Result<void>& done, const char* success) {
-  note(done.ok() ? success : fmt::format("error: {}\n", one_line(done.error().message)));
+void report(const Result<void>& done, std::string_view success) {
+  note(done.ok() ? std::string(success) : fmt::format("error: {}\n", one_line(done.error().message)));
 }
 
 bool Chat::obey(const std::string& command) {
@@ -191,6 +220,7 @@ Result<int> chat(const ChatOptions& options) {
         "this model has no chat template, so it cannot hold a conversation; `dalsegno run --raw` continues text"};
   }
   Chat conversation(*engine, options);
+  DALSEGNO_TRY(conversation.resume());
   const bool person = input_is_terminal() && (options.common.json ? error_is_terminal() : output_is_terminal());
   return person ? conversation.follow_person() : conversation.follow_script();
 }
@@ -201,6 +231,9 @@ void add_chat(CLI::App& app, Action& action) {
   auto* verb = app.add_subcommand("chat", "Hold a conversation, at a terminal or one question per line of input");
   const auto options = std::make_shared<ChatOptions>();
   verb->add_option("--system", options->system, "a system message before the conversation")->type_name("TEXT");
+  verb->add_option("--session", options->session,
+                   "a file that holds the conversation: it goes on from there, and is saved after every turn")
+      ->type_name("FILE");
   verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
   add_common(*verb, options->common, ModelUse::runs);
   add_generation(*verb, options->generate);

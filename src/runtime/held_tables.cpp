@@ -5,10 +5,11 @@
 
 namespace dalsegno {
 
-Result<void> HeldTables::hold(std::uint64_t id, BlockTable&& table) {
+Result<void> HeldTables::hold(std::uint64_t id, BlockTable&& table, Keep keep) {
   assert(!held_.contains(id));
   cache_.publish(table);
-  if (Result<void> pinned = cache_.pin(table); !pinned.ok()) {
+  Result<void> pinned = keep == Keep::pinned ? cache_.pin(table) : Result<void>();
+  if (!pinned.ok()) {
     cache_.close(std::move(table));
     return pinned;
   }
@@ -16,16 +17,17 @@ Result<void> HeldTables::hold(std::uint64_t id, BlockTable&& table) {
   return {};
 }
 
-Result<bool> HeldTables::hold_cached(std::uint64_t id, const Namespace& name_space, std::span<const TokenId> tokens) {
+Result<bool> HeldTables::hold_cached(std::uint64_t id, const Namespace& name_space, std::span<const TokenId> tokens,
+                                     Keep keep) {
   const int size = static_cast<int>(tokens.size());
-  DALSEGNO_TRY(cache_.may_pin(name_space, tokens));
+  if (keep == Keep::pinned) DALSEGNO_TRY(cache_.may_pin(name_space, tokens));
   if (cache_.preview(name_space, tokens, size).reused < size) return false;
   KvCache::Opened opened = cache_.open(name_space, tokens, size);
   if (opened.reused < size) {  // no room for a copy of the last, partial block
     cache_.close(std::move(opened.table));
     return false;
   }
-  DALSEGNO_TRY(hold(id, std::move(opened.table)));
+  DALSEGNO_TRY(hold(id, std::move(opened.table), keep));
   return true;
 }
 
@@ -65,10 +67,10 @@ HeldTables::Pages HeldTables::pages(std::uint64_t id) {
 }
 
 Result<HeldTables::Arrival> HeldTables::begin(std::uint64_t id, const Namespace& name_space,
-                                              std::span<const TokenId> tokens, int window_block) {
+                                              std::span<const TokenId> tokens, int window_block, Keep keep) {
   assert(!held_.contains(id) && !arriving_.contains(id));
   const int size = static_cast<int>(tokens.size());
-  DALSEGNO_TRY(cache_.may_pin(name_space, tokens));
+  if (keep == Keep::pinned) DALSEGNO_TRY(cache_.may_pin(name_space, tokens));
   KvCache::Opened opened = cache_.open(name_space, tokens, size);
   cache_.skip_to(opened.table, size, window_block);
   if (Result<void> room = cache_.extend(opened.table, size - opened.reused); !room.ok()) {
@@ -80,13 +82,13 @@ Result<HeldTables::Arrival> HeldTables::begin(std::uint64_t id, const Namespace&
   return arrival;
 }
 
-Result<void> HeldTables::end(std::uint64_t id, std::span<const TokenId> tokens) {
+Result<void> HeldTables::end(std::uint64_t id, std::span<const TokenId> tokens, Keep keep) {
   const auto at = arriving_.find(id);
   assert(at != arriving_.end());
   BlockTable table = std::move(at->second);
   arriving_.erase(at);
   cache_.commit(table, tokens.subspan(static_cast<std::size_t>(table.tokens())));
-  return hold(id, std::move(table));
+  return hold(id, std::move(table), keep);
 }
 
 void HeldTables::abandon(std::uint64_t id) {

@@ -17,10 +17,13 @@ class HeldTables {
  public:
   explicit HeldTables(KvCache& cache) : cache_(cache) {}
 
+  // while_used: for a moment, as a running sequence is, and so without a pin's limits.
+  enum class Keep : std::uint8_t { pinned, while_used };
   // Requires, as all that holds: `id` holds nothing.
-  Result<void> hold(std::uint64_t id, BlockTable&& table);
+  Result<void> hold(std::uint64_t id, BlockTable&& table, Keep keep = Keep::pinned);
   // These tokens if all of them are cached; false: they are not.
-  Result<bool> hold_cached(std::uint64_t id, const Namespace& name_space, std::span<const TokenId> tokens);
+  Result<bool> hold_cached(std::uint64_t id, const Namespace& name_space, std::span<const TokenId> tokens,
+                           Keep keep = Keep::pinned);
   // The first `tokens` tokens of another table, or fewer where a sliding window lacks what comes before; how many.
   Result<int> hold_fork(std::uint64_t id, BlockTable& source, int tokens);
   // nullptr: nothing is held by this number.
@@ -40,8 +43,8 @@ class HeldTables {
     Pages pages;     // those from `cached` on are to be written
   };
   Result<Arrival> begin(std::uint64_t id, const Namespace& name_space, std::span<const TokenId> tokens,
-                        int window_block);
-  Result<void> end(std::uint64_t id, std::span<const TokenId> tokens);
+                        int window_block, Keep keep);
+  Result<void> end(std::uint64_t id, std::span<const TokenId> tokens, Keep keep);
   void abandon(std::uint64_t id);
 
  private:

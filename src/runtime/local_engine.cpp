@@ -262,10 +262,12 @@ Result<Pin> LocalEngine::pin(std::span<const TokenId> prefix, const std::string&
   return Pin(static_cast<int>(whole.size()), [this, id] { scheduler_->release(id); });
 }
 
-Result<std::uint64_t> LocalEngine::hold(std::span<const TokenId> tokens, const std::string& salt) {
+Result<std::uint64_t> LocalEngine::hold(std::span<const TokenId> tokens, const std::string& salt,
+                                        HeldTables::Keep keep) {
   const std::uint64_t id = next_held();
   Result<bool> cached = false;
-  scheduler_->with_held([&](HeldTables& held) { cached = held.hold_cached(id, scheduler_->name_space(salt), tokens); });
+  scheduler_->with_held(
+      [&](HeldTables& held) { cached = held.hold_cached(id, scheduler_->name_space(salt), tokens, keep); });
   if (!cached.ok()) return std::move(cached).error();
   if (cached.value()) return id;
   auto computed = std::make_shared<Waiter>();
@@ -274,7 +276,8 @@ Result<std::uint64_t> LocalEngine::hold(std::span<const TokenId> tokens, const s
                   .tokens = {tokens.begin(), tokens.end()},
                   .first_logit = static_cast<int>(tokens.size()),
                   .salt = salt,
-                  .hold = id});
+                  .hold = id,
+                  .keep = keep});
   scheduler_->submit(std::move(work));
   DALSEGNO_TRY(computed->wait());
   return id;

@@ -43,7 +43,8 @@ class LocalEngine final : public Engine {
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
   [[nodiscard]] Result<void> check_options(const GenerateOptions& options) const;
   // Holds the K/V of these tokens, computing what is not cached; the number by which to release them. Errors: as pin().
-  Result<std::uint64_t> hold(std::span<const TokenId> tokens, const std::string& salt);
+  Result<std::uint64_t> hold(std::span<const TokenId> tokens, const std::string& salt,
+                             HeldTables::Keep keep = HeldTables::Keep::pinned);
   [[nodiscard]] std::uint64_t next_held() { return next_held_++; }
   [[nodiscard]] const NumericsKey& numerics_key() const { return scheduler_->key(); }
   [[nodiscard]] const KvLayout& layout() const { return cache_->layout(); }

@@ -1,5 +1,7 @@
 #include "dalsegno/prompt_cache.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -52,7 +54,10 @@ Result<int> PromptCache::trim(int tokens) {
 }
 
 Result<void> PromptCache::save(const std::string& path) const {
-  return save_cache(system_files(), path, *this);
+  if (size() == 0) {
+    return Error{ErrorCode::invalid_argument, fmt::format("'{}' was not saved: the cache has no tokens", path)};
+  }
+  return save_cache(system_files(), path, state_->engine, *this);
 }
 
 Result<PromptCache> PromptCache::load(Engine& engine, const std::string& path, const std::string& salt) {

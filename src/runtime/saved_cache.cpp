@@ -18,26 +18,6 @@ constexpr std::string_view kFormatVersion = "1";
 // Pieces that are read or written, and one that is being used.
 constexpr std::uint64_t kBufferBytes = 4 * kChecksumPiece;
 
-std::string hex(std::span<const std::byte> bytes) {
-  std::string text;
-  for (const std::byte byte : bytes) text += fmt::format("{:02x}", std::to_integer<int>(byte));
-  return text;
-}
-
-// What must be the same for K/V to be the same, by the names and words of the file.
-std::map<std::string, std::string> key_metadata(const NumericsKey& key) {
-  return {{"format", std::string(kKind)},
-          {"format_version", std::string(kFormatVersion)},
-          {"fingerprint", hex(key.fingerprint)},
-          {"numerics_version", fmt::to_string(key.numerics_version)},
-          {"activation_bits", fmt::to_string(key.activation_bits)},
-          {"kv", name(key.kv.format)},
-          {"kv_group_size", fmt::to_string(key.kv.group_size)},
-          {"kv_start", fmt::to_string(key.kv.start)},
-          {"max_kv", fmt::to_string(key.kv.max_size)},
-          {"keep", fmt::to_string(key.kv.keep)}};
-}
-
 struct Meaning {
   const char* key;
   const char* what;  // of the file, as the sentence has it
@@ -132,7 +112,7 @@ Result<Contents> read_beginning(SafetensorsReader& reader, const std::string& pa
   const SafetensorsHeader& header = reader.header();
   const auto count = number(text_or_none(header.metadata, "tokens"));
   const auto window = number(text_or_none(header.metadata, "window_begin"));
-  if (!count || *count < 1 || !window || *window < 0 || *window % kBlockTokens != 0) return misshapen(path);
+  if (!count || *count < 0 || !window || *window < 0 || *window % kBlockTokens != 0) return misshapen(path);
   if (*count > engine.context()) {
     return Error{ErrorCode::unsupported, fmt::format("'{}' holds {} tokens, but the context here has room for {}; "
                                                      "raise --context or --memory",
@@ -178,24 +158,35 @@ Result<void> read_pages(SafetensorsReader& reader, const SavedLayout& saved, con
 
 }  // namespace
 
-Result<void> save_cache(FileSystem& files, const std::string& path, const PromptCache& cache,
+std::map<std::string, std::string> key_metadata(const NumericsKey& key) {
+  return {{"format", std::string(kKind)},
+          {"format_version", std::string(kFormatVersion)},
+          {"fingerprint", hex(key.fingerprint)},
+          {"numerics_version", fmt::to_string(key.numerics_version)},
+          {"activation_bits", fmt::to_string(key.activation_bits)},
+          {"kv", name(key.kv.format)},
+          {"kv_group_size", fmt::to_string(key.kv.group_size)},
+          {"kv_start", fmt::to_string(key.kv.start)},
+          {"max_kv", fmt::to_string(key.kv.max_size)},
+          {"keep", fmt::to_string(key.kv.keep)}};
+}
+
+Result<void> save_cache(FileSystem& files, const std::string& path, LocalEngine& engine, const PromptCache& cache,
                         const std::string& attached) {
-  if (cache.size() == 0) {
-    return Error{ErrorCode::invalid_argument, fmt::format("'{}' was not saved: the cache has no tokens", path)};
-  }
-  const PromptCache::State& state = *cache.state();
-  LocalEngine& engine = state.engine;
   const ProcessMemory::Use active = engine.memory().use();
   DALSEGNO_ASSIGN(buffers, engine.memory().budget().reserve(MemoryKind::work, kBufferBytes, "saving a cache"));
   HeldTables::Pages pages;
-  engine.scheduler().with_held([&](HeldTables& held) { pages = held.pages(state.id); });
+  if (cache.size() > 0) {
+    engine.scheduler().with_held([&](HeldTables& held) { pages = held.pages(cache.state()->id); });
+  }
   const KvLayout& layout = engine.layout();
-  const SavedLayout saved{&layout, cache.size(), layout.slides() ? first_window_block(layout, pages, cache.size()) : 0};
-  DALSEGNO_ASSIGN(text, engine.tokenizer().decode(state.tokens));
+  const SavedLayout saved{&layout, cache.size(),
+                          layout.slides() && cache.size() > 0 ? first_window_block(layout, pages, cache.size()) : 0};
+  DALSEGNO_ASSIGN(text, engine.tokenizer().decode(cache.tokens()));
   const SafetensorsHeader header =
       header_of(engine.numerics_key(), saved, attached.size(), hex(sha256(std::as_bytes(std::span(text)))));
   DALSEGNO_ASSIGN(writer, SafetensorsWriter::create(files, path, header));
-  DALSEGNO_TRY(writer.append(std::as_bytes(std::span(state.tokens))));
+  DALSEGNO_TRY(writer.append(std::as_bytes(cache.tokens())));
   DALSEGNO_TRY(writer.append(std::as_bytes(std::span(attached))));
   std::vector<std::byte> bytes;
   for (const SavedLayout::Tensor& tensor : saved.tensors()) {
@@ -210,25 +201,30 @@ Result<void> save_cache(FileSystem& files, const std::string& path, const Prompt
   return writer.commit();
 }
 
-Result<SavedCache> load_cache(FileSystem& files, const std::string& path, Engine& any_engine, const std::string& salt) {
+Result<SavedCache> load_cache(FileSystem& files, const std::string& path, Engine& any_engine, const std::string& salt,
+                              HeldTables::Keep keep) {
   auto& engine = dynamic_cast<LocalEngine&>(any_engine);
   const ProcessMemory::Use active = engine.memory().use();
   DALSEGNO_ASSIGN(buffers, engine.memory().budget().reserve(MemoryKind::work, kBufferBytes, "loading a cache"));
   DALSEGNO_ASSIGN(reader, SafetensorsReader::open(files, path));
   DALSEGNO_TRY(check_key(path, reader.header(), engine.numerics_key()));
   DALSEGNO_ASSIGN(contents, read_beginning(reader, path, engine, engine.layout()));
+  if (contents.tokens.empty()) {
+    DALSEGNO_TRY(reader.finish());
+    return SavedCache{{}, std::move(contents.attached)};
+  }
   Scheduler& scheduler = engine.scheduler();
   const std::uint64_t id = engine.next_held();
   const std::vector<TokenId>& tokens = contents.tokens;
   std::optional<Result<HeldTables::Arrival>> begun;
   scheduler.with_held([&](HeldTables& held) {
-    begun = held.begin(id, scheduler.name_space(salt), tokens, contents.layout.window_block);
+    begun = held.begin(id, scheduler.name_space(salt), tokens, contents.layout.window_block, keep);
   });
   DALSEGNO_TRY(*begun);
   Result<void> done = read_pages(reader, contents.layout, begun->value());
   scheduler.with_held([&](HeldTables& held) {
     if (done.ok()) {
-      done = held.end(id, tokens);
+      done = held.end(id, tokens, keep);
     } else {
       held.abandon(id);
     }

@@ -514,7 +514,7 @@ void Scheduler::hold(Sequence& sequence) {
   if (!sequence.outcome.ok() || sequence.outcome.value() == FinishReason::cancelled) return;
   if (!sequence.table.is_open()) return;
   const int tokens = sequence.table.tokens();
-  const Result<void> held = held_.hold(sequence.work.hold, std::move(sequence.table));
+  const Result<void> held = held_.hold(sequence.work.hold, std::move(sequence.table), sequence.work.keep);
   sequence.work.request->on_held(held.ok() ? Result<int>(tokens) : Result<int>(held.error()));
 }
 

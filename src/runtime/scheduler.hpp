@@ -34,6 +34,7 @@ struct Work {
   std::uint64_t from = 0;  // it begins with this one's first from_common tokens, if no more is cached
   int from_common = 0;
   std::uint64_t hold = 0;  // what it has computed at its end, unless that is an error or it was cancelled, is held
+  HeldTables::Keep keep = HeldTables::Keep::pinned;
 };
 
 // Owns the engine thread: admits work, composes steps of all running sequences, runs them, and

@@ -120,8 +120,11 @@ Result<std::vector<TokenId>> Session::Impl::common_beginning() const {
 Result<Reply> Session::Impl::answer(GenerateOptions options, const GenerateCallbacks& callbacks) {
   DALSEGNO_ASSIGN(text, render(state.messages));
   DALSEGNO_ASSIGN(prompt, state.prompts.encode(engine.tokenizer(), text));
+  const GenerateOptions asked = options;
   if (state.stream != 0) options.sampling.stream = mixed(options.sampling.stream ^ state.stream);
   DALSEGNO_ASSIGN(reply, engine.generate(prompt, options, callbacks));
+  state.options = asked;
+  loaded = {};
   // A reply that ended inside a character or before a stop text is not its ids' text.
   const Result<std::string> whole = engine.tokenizer().decode(reply.ids);
   if (whole.ok() && whole.value() == reply.text) state.prompts.add_reply(reply.text, reply.ids);
@@ -283,6 +286,10 @@ const std::string& Session::pin_refusal() const {
 
 int Session::turns() const {
   return count_turns(impl_->state.messages);
+}
+
+const GenerateOptions& Session::last_options() const {
+  return impl_->state.options;
 }
 
 const std::vector<ReplyReport>& Session::reports() const {

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "base/files.hpp"
+#include "dalsegno/prompt_cache.hpp"
 #include "dalsegno/session.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/splice.hpp"
@@ -26,6 +28,7 @@ struct Session::Impl {
     std::uint64_t stream = 0;  // mixed into that of the options; 0: theirs as it is
     std::set<std::string> tags;
     bool pin = false;
+    GenerateOptions options;  // of the last reply
   };
 
   // The right to work on a session, taken by each call and given back at its end.
@@ -68,6 +71,9 @@ struct Session::Impl {
   Result<Reply> answer(GenerateOptions options, const GenerateCallbacks& callbacks);
   // Pins what the reply has left cached: all but its last token, which has no K/V yet.
   void keep(const Reply& reply, const std::string& salt);
+  Result<void> save(FileSystem& files, const std::string& path);
+  static Result<std::unique_ptr<Impl>> load(FileSystem& files, const std::string& path, Engine& engine,
+                                            const std::vector<Tool>& tools, const std::string& salt);
   // Where the given turn's user message stands; of the turn after the last, the end. Requires: 1 <= turn <= turns + 1.
   [[nodiscard]] std::size_t begin_of(int turn) const;
   [[nodiscard]] Result<void> check_turn(int turn, int least) const;
@@ -92,6 +98,7 @@ struct Session::Impl {
   Pin pin = {};  // of the last turn that could be pinned
   std::string pin_refusal = {};
   std::uint64_t forks = 0;
+  PromptCache loaded = {};  // until the next reply has its K/V
   std::atomic<bool> busy{false};
   ProcessMemory::Use use = {};  // what a conversation has cached stays while it goes on
 };

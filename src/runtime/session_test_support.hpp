@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "dalsegno/prompt_cache.hpp"
 #include "dalsegno/session.hpp"
 #include "gguf/gguf_writer.hpp"
 #include "runtime/test_engine.hpp"

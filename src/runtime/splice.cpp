@@ -80,4 +80,37 @@ void PromptMemory::add_reply(std::string_view text, std::span<const TokenId> ids
   branches_.back() = std::make_shared<const Branch>(std::move(longer));
 }
 
+std::vector<TokenId> PromptMemory::latest() const {
+  return branches_.empty() ? std::vector<TokenId>{} : branches_.back()->ids;
+}
+
+std::vector<PromptMemory::Saved> PromptMemory::save() const {
+  std::vector<Saved> all;
+  for (const auto& branch : branches_) {
+    all.push_back({branch->text, branch->ids, {}});
+    for (const Anchor& anchor : branch->anchors) {
+      all.back().anchors.insert(all.back().anchors.end(), {anchor.text, anchor.extent, anchor.ids});
+    }
+  }
+  return all;
+}
+
+PromptMemory PromptMemory::restore(const std::vector<Saved>& saved, int vocabulary) {
+  PromptMemory memory;
+  for (const Saved& each : saved) {
+    Branch branch{each.text, each.ids, {}};
+    bool sound = each.anchors.size() % 3 == 0 &&
+                 std::ranges::all_of(each.ids, [&](TokenId id) { return id >= 0 && id < vocabulary; });
+    for (std::size_t i = 0; sound && i < each.anchors.size(); i += 3) {
+      branch.anchors.push_back({each.anchors[i], each.anchors[i + 1], each.anchors[i + 2]});
+      const Anchor& anchor = branch.anchors.back();
+      sound = anchor.text <= anchor.extent && anchor.extent <= branch.text.size() && anchor.ids <= branch.ids.size();
+    }
+    if (sound && memory.branches_.size() < kMostBranches) {
+      memory.branches_.push_back(std::make_shared<const Branch>(std::move(branch)));
+    }
+  }
+  return memory;
+}
+
 }  // namespace dalsegno

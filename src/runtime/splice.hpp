@@ -27,6 +27,19 @@ class PromptMemory {
   // The reply that was generated from the prompt encoded last. Requires: there is one, and ids decode to text.
   void add_reply(std::string_view text, std::span<const TokenId> ids);
 
+  // The ids of the prompt encoded last, and of its reply if that was added; empty: there is none.
+  [[nodiscard]] std::vector<TokenId> latest() const;
+
+  // What it remembers, as saved sessions hold it.
+  struct Saved {
+    std::string text;
+    std::vector<TokenId> ids;
+    std::vector<std::size_t> anchors;  // three numbers for each place where ids can be cut
+  };
+  [[nodiscard]] std::vector<Saved> save() const;
+  // Branches that cannot be are left out: then their ids are made anew from the text.
+  static PromptMemory restore(const std::vector<Saved>& saved, int vocabulary);
+
  private:
   // A place where ids can be cut: those before it do not depend on the text behind it.
   struct Anchor {

@@ -1,5 +1,6 @@
 #include "store/checksum.hpp"
 
+#include <fmt/format.h>
 #include <openssl/sha.h>
 
 namespace dalsegno {
@@ -11,6 +12,12 @@ Digest sha256(std::span<const std::byte> bytes) {
   SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(),
          reinterpret_cast<unsigned char*>(digest.data()));
   return digest;
+}
+
+std::string hex(std::span<const std::byte> bytes) {
+  std::string text;
+  for (const std::byte byte : bytes) text += fmt::format("{:02x}", std::to_integer<int>(byte));
+  return text;
 }
 
 Digest checksum_of_pieces(const std::vector<Digest>& pieces) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace dalsegno {
@@ -13,6 +14,7 @@ using Digest = std::array<std::byte, 32>;
 inline constexpr std::size_t kChecksumPiece = 1U << 20;
 
 [[nodiscard]] Digest sha256(std::span<const std::byte> bytes);
+[[nodiscard]] std::string hex(std::span<const std::byte> bytes);  // lower case
 [[nodiscard]] Digest checksum_of_pieces(const std::vector<Digest>& pieces);
 
 }  // namespace dalsegno
