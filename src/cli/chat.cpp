@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 
 #include "cli/json.hpp"
@@ -74,7 +75,11 @@ Result<Reply> Chat::ask(const std::string& question) {
 Result<void> Chat::resume() {
   if (options_.session.empty()) return {};
   auto loaded = Session::load(engine_, options_.session, {}, options_.generate.salt);
-  if (!loaded.ok() && loaded.error().code == ErrorCode::not_found) return {};
+  if (!loaded.ok() && loaded.error().code == ErrorCode::not_found) {
+    const std::filesystem::path folder = std::filesystem::absolute(options_.session).parent_path();
+    if (std::filesystem::is_directory(folder)) return {};
+    return Error{ErrorCode::not_found, fmt::format("there is no folder '{}' to save the session in", folder.string())};
+  }
   if (!loaded.ok()) return std::move(loaded).error();
   const std::vector<Message>& said = loaded->transcript();
   if (!options_.system.empty() && (said.empty() || said.front() != beginning().front())) {

@@ -15,8 +15,6 @@ namespace {
 
 constexpr std::string_view kKind = "dalsegno prompt cache";
 constexpr std::string_view kFormatVersion = "1";
-// Pieces that are read or written, and one that is being used.
-constexpr std::uint64_t kBufferBytes = 4 * kChecksumPiece;
 
 struct Meaning {
   const char* key;
@@ -100,6 +98,15 @@ Error misshapen(const std::string& path) {
                            path)};
 }
 
+// For the pieces that are read or written and one that is being used. What is cached makes way for them.
+Result<Reservation> reserve_buffers(ProcessMemory& memory, std::uint64_t file_bytes, const char* what) {
+  MemoryBudget& budget = memory.budget();
+  const std::uint64_t bytes = std::min<std::uint64_t>(4 * kChecksumPiece, 4 * file_bytes);
+  if (auto reserved = budget.reserve(MemoryKind::work, bytes, what); reserved.ok()) return reserved;
+  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, budget.limit() - std::min(budget.limit(), bytes))});
+  return budget.reserve(MemoryKind::work, bytes, what);
+}
+
 struct Contents {
   std::vector<TokenId> tokens;
   std::string attached;
@@ -174,7 +181,6 @@ std::map<std::string, std::string> key_metadata(const NumericsKey& key) {
 Result<void> save_cache(FileSystem& files, const std::string& path, LocalEngine& engine, const PromptCache& cache,
                         const std::string& attached) {
   const ProcessMemory::Use active = engine.memory().use();
-  DALSEGNO_ASSIGN(buffers, engine.memory().budget().reserve(MemoryKind::work, kBufferBytes, "saving a cache"));
   HeldTables::Pages pages;
   if (cache.size() > 0) {
     engine.scheduler().with_held([&](HeldTables& held) { pages = held.pages(cache.state()->id); });
@@ -185,6 +191,7 @@ Result<void> save_cache(FileSystem& files, const std::string& path, LocalEngine&
   DALSEGNO_ASSIGN(text, engine.tokenizer().decode(cache.tokens()));
   const SafetensorsHeader header =
       header_of(engine.numerics_key(), saved, attached.size(), hex(sha256(std::as_bytes(std::span(text)))));
+  DALSEGNO_ASSIGN(buffers, reserve_buffers(engine.memory(), header.bytes(), "saving a cache"));
   DALSEGNO_ASSIGN(writer, SafetensorsWriter::create(files, path, header));
   DALSEGNO_TRY(writer.append(std::as_bytes(cache.tokens())));
   DALSEGNO_TRY(writer.append(std::as_bytes(std::span(attached))));
@@ -205,8 +212,8 @@ Result<SavedCache> load_cache(FileSystem& files, const std::string& path, Engine
                               HeldTables::Keep keep) {
   auto& engine = dynamic_cast<LocalEngine&>(any_engine);
   const ProcessMemory::Use active = engine.memory().use();
-  DALSEGNO_ASSIGN(buffers, engine.memory().budget().reserve(MemoryKind::work, kBufferBytes, "loading a cache"));
   DALSEGNO_ASSIGN(reader, SafetensorsReader::open(files, path));
+  DALSEGNO_ASSIGN(buffers, reserve_buffers(engine.memory(), reader.header().bytes(), "loading a cache"));
   DALSEGNO_TRY(check_key(path, reader.header(), engine.numerics_key()));
   DALSEGNO_ASSIGN(contents, read_beginning(reader, path, engine, engine.layout()));
   if (contents.tokens.empty()) {

@@ -463,6 +463,7 @@ void Scheduler::preempt(Sequence& sequence) {
   const auto at =
       std::find_if(running_.begin(), running_.end(), [&](const SequencePtr& each) { return each.get() == &sequence; });
   leave_leader(sequence);
+  ++preemptions_;
   parts_.cache->close(std::move(sequence.table));
   waiting_.push_front(std::move(*at));
   running_.erase(at);

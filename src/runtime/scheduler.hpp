@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -81,6 +82,8 @@ class Scheduler {
   Result<std::vector<TokenId>> hold_running(std::uint64_t id, const Request& request);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
+  // How often a sequence had to give way to others.
+  [[nodiscard]] std::uint64_t preemptions() const { return preemptions_; }
   [[nodiscard]] const NumericsKey& key() const { return parts_.key; }
   [[nodiscard]] Namespace name_space(const std::string& salt) const { return {parts_.key, salt}; }
 
@@ -156,6 +159,8 @@ class Scheduler {
   std::vector<std::int32_t> logit_rows_;
   std::vector<Sequence*> row_owner_;  // [rows]
   std::vector<Sequence*> in_step_;
+
+  std::atomic<std::uint64_t> preemptions_{0};
 
   std::thread thread_;  // last: starts when everything else is there
 };
