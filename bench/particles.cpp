@@ -135,7 +135,8 @@ Result<void> run(const Options& options) {
   engine.model_path = options.model;
   engine.threads = options.threads;
   engine.memory.bytes = options.memory_mib << 20;
-  Bench bench{.options = options};
+  Bench bench;
+  bench.options = options;
   DALSEGNO_ASSIGN(opened, LocalEngine::open(engine));
   bench.engine = std::move(opened);
   DALSEGNO_ASSIGN(cache, LogprobCache::create(*bench.engine));
