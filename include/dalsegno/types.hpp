@@ -36,7 +36,7 @@ enum class Stopped : std::uint8_t {
   off,         // the request did not want reuse
 };
 
-enum class FinishReason : std::uint8_t { stop, length, cancelled, error };
+enum class FinishReason : std::uint8_t { stop, length, cancelled, deadline, error };
 
 // The words used in JSON and reports.
 [[nodiscard]] const char* name(KvFormat format);
@@ -107,6 +107,18 @@ struct Retention {
 };
 inline constexpr int kMostPriority = 100;
 
+// When a request gets its turn; what it gets depends on none of this. Among equally urgent requests the tenants (salts)
+// get equal shares, and of a tenant's the nearest deadline comes first.
+struct Scheduling {
+  // -100 to 100. The more urgent go first, and less urgent ones give their room up to them. Not Retention::priority,
+  // which is about what stays cached.
+  int urgency = 0;
+  // From submission on. Then the request ends as far as it has come, maybe with no token (FinishReason::deadline).
+  // 0: none; it waits its turn as if it had a minute.
+  double deadline_seconds = 0;
+};
+inline constexpr int kMostUrgency = 100;
+
 struct GenerateOptions {
   // affects behaviour
   int max_tokens = 512;
@@ -117,6 +129,7 @@ struct GenerateOptions {
   bool reuse = true;      // false: neither read from nor added to the cache
   std::string salt{};     // requests of different salts share nothing and do not wait for each other
   Retention retention{};  // of prompt and reply
+  Scheduling scheduling{};
   // affects performance
   int chunk = 512;  // most prompt tokens per step
 };

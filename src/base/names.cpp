@@ -57,6 +57,8 @@ const char* name(FinishReason reason) {
       return "length";
     case FinishReason::cancelled:
       return "cancelled";
+    case FinishReason::deadline:
+      return "deadline";
     case FinishReason::error:
       return "error";
   }

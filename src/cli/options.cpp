@@ -245,6 +245,9 @@ void add_generation(CLI::App& app, GenerateOptions& options) {
   add_number(app, "--seed", sampling.seed, std::uint64_t{0}, std::numeric_limits<std::uint64_t>::max(),
              "of the draws (default: 0)")
       ->group(group);
+  add_number(app, "--deadline", options.scheduling.deadline_seconds, 0.001, 1e6,
+             "end each reply so many seconds after it was asked for, as far as it has come (default: none)")
+      ->group(group);
   app.add_option("--stop", options.stop, "end the reply before this text; may be given several times")
       ->type_name("TEXT")
       ->allow_extra_args(false)

@@ -22,6 +22,8 @@ const char* ending(FinishReason reason) {
       return ", length limit";
     case FinishReason::cancelled:
       return ", interrupted";
+    case FinishReason::deadline:
+      return ", deadline passed";
     case FinishReason::error:
       return ", failed";
   }

@@ -37,6 +37,15 @@ Result<Reply> answer(Engine& engine, const Question& question, const RunOptions&
   return Error{reply.error().code, fmt::format("{}: {}", question.where, reply.error().message)};
 }
 
+Result<void> check_begun(const Reply& reply, const Question& question, const RunOptions& options) {
+  if (reply.finish_reason != FinishReason::deadline || reply.usage.reply_tokens > 0) return {};
+  return Error{
+      ErrorCode::exhausted,
+      fmt::format("{}{}the deadline of {:g} s passed before the reply began; allow more with --deadline, or "
+                  "shorten the prompt",
+                  question.where, question.where.empty() ? "" : ": ", options.generate.scheduling.deadline_seconds)};
+}
+
 Result<int> run(const RunOptions& options) {
   DALSEGNO_TRY(find_model(options.common.model));
   DALSEGNO_ASSIGN(questions, questions_of(options.question));
@@ -49,6 +58,7 @@ Result<int> run(const RunOptions& options) {
     const auto reply = answer(*engine, question, options);
     if (!reply.ok() && reply.error().code == ErrorCode::cancelled) return kInterrupted;
     if (!reply.ok()) return reply.error();
+    DALSEGNO_TRY(check_begun(*reply, question, options));
     DALSEGNO_TRY(finish_output());
     print_reply(*reply, ++turn, options);
     damage.check(*engine);

@@ -80,6 +80,9 @@ class Member final : public Request {
     given_ = {};
     end.text += continuation_.rest();
     end.finish_reason = outcome.ok() ? outcome.value() : FinishReason::error;
+    if (end.finish_reason == FinishReason::deadline && held_ != 0 && !end.cache && end.cache_refusal.empty()) {
+      end.cache_refusal = "the deadline passed while the request waited for its turn, with no K/V of its own";
+    }
     if (!outcome.ok()) end.error = std::move(outcome).error();
     if (!end.error && end.finish_reason == FinishReason::error) {
       end.error = Error{ErrorCode::invalid_argument, continuation_.failure()};
@@ -228,7 +231,8 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
                       .retention = options.retention,
                       .from = from,
                       .from_common = common,
-                      .hold = member->held()});
+                      .hold = member->held(),
+                      .scheduling = options.scheduling});
     }
     // Within the lock: nobody may cancel what is not submitted yet.
     impl_->engine.scheduler().submit(std::move(work));

@@ -219,6 +219,13 @@ Result<void> LocalEngine::check_options(const GenerateOptions& options) const {
                     "negative",
                     options.retention.priority, options.retention.ttl_seconds, kMostPriority, kMostPriority)};
   }
+  const Scheduling& scheduling = options.scheduling;
+  if (std::abs(scheduling.urgency) > kMostUrgency || !(scheduling.deadline_seconds >= 0)) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("an urgency of {} with a deadline after {} seconds is not possible; choose -{} to {}, and "
+                             "a time that is not negative",
+                             scheduling.urgency, scheduling.deadline_seconds, kMostUrgency, kMostUrgency)};
+  }
   return {};
 }
 
@@ -231,6 +238,7 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
   work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt, options.retention});
+  work.back().scheduling = options.scheduling;
   scheduler_->submit(std::move(work));
   return generation->wait(callbacks);
 }

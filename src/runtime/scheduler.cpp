@@ -22,6 +22,8 @@ constexpr double kNewest = 0.25;
 constexpr std::chrono::milliseconds kIdle{20};
 // How long an engine that runs nothing waits before it asks the others for memory again.
 constexpr std::chrono::milliseconds kAskAgain{10};
+// A deadline as far away as this, in seconds, is none: 30 years.
+constexpr double kForever = 1e9;
 
 }  // namespace
 
@@ -41,7 +43,10 @@ Scheduler::~Scheduler() {
 }
 
 void Scheduler::submit(std::vector<Work> work) {
-  for (Work& each : work) each.request->on_submitted([this] { wake(); });
+  for (Work& each : work) {
+    each.submitted = FairOrder::Clock::now();
+    each.request->on_submitted([this] { wake(); });
+  }
   {
     const std::lock_guard lock(mutex_);
     for (Work& each : work) incoming_.push_back(std::move(each));
@@ -82,7 +87,7 @@ void Scheduler::run() {
   while (wait_for_work()) {
     const bool has_work = !waiting_.empty() || !running_.empty() || !following_.empty();
     if (has_work && !use_.is_on()) use_ = parts_.memory->use();
-    drop_cancelled();
+    drop_ended();
     admit();
     if (!running_.empty()) step();
     if (waiting_.empty() && running_.empty() && following_.empty()) use_.end();
@@ -168,7 +173,9 @@ bool Scheduler::wait_for_work() {
       const bool can_go_on = !running_.empty() || !waiting_.empty() || !following_.empty();
       return stopping_ || woken_ || !incoming_.empty() || !calls_.empty() || (can_go_on && !all_wait_);
     };
-    if (!audit_.is_due() || all_wait_) {
+    if (const auto deadline = all_wait_ ? next_deadline() : std::nullopt; deadline) {
+      wake_.wait_until(lock, *deadline, has_work);
+    } else if (!audit_.is_due() || all_wait_) {
       wake_.wait(lock, has_work);
     } else if (!wake_.wait_for(lock, kIdle, has_work)) {
       lock.unlock();
@@ -183,28 +190,54 @@ bool Scheduler::wait_for_work() {
   }
   for (const auto& call : calls) call(*parts_.cache);
   if (!calls.empty()) room_changed_ = true;
-  for (Work& work : arrived) {
-    auto sequence = std::make_unique<Sequence>();
-    sequence->prompt_tokens = static_cast<int>(work.tokens.size());
-    sequence->next_logit = work.first_logit;
-    sequence->work = std::move(work);
-    waiting_.push_back(std::move(sequence));
-    room_changed_ = true;
-  }
+  for (Work& work : arrived) enqueue(std::move(work));
   return !stopping;
 }
 
-void Scheduler::drop_cancelled() {
+void Scheduler::enqueue(Work work) {
+  auto sequence = std::make_unique<Sequence>();
+  sequence->prompt_tokens = static_cast<int>(work.tokens.size());
+  sequence->next_logit = work.first_logit;
+  if (const double seconds = work.scheduling.deadline_seconds; seconds > 0 && seconds < kForever) {
+    sequence->deadline =
+        work.submitted + std::chrono::duration_cast<FairOrder::Clock::duration>(std::chrono::duration<double>(seconds));
+  }
+  sequence->claim = order_.enter(work.salt, work.scheduling.urgency, sequence->deadline, work.submitted);
+  sequence->work = std::move(work);
+  waiting_.push_back(std::move(sequence));
+  room_changed_ = true;
+}
+
+std::optional<FairOrder::Clock::time_point> Scheduler::next_deadline() const {
+  std::optional<FairOrder::Clock::time_point> next;
+  const auto look = [&](const SequencePtr& sequence) {
+    if (sequence->deadline && (!next || *sequence->deadline < *next)) next = sequence->deadline;
+  };
+  std::ranges::for_each(running_, look);
+  std::ranges::for_each(waiting_, look);
+  std::ranges::for_each(following_, look);
+  return next;
+}
+
+// Ends what was cancelled or has reached its deadline, wherever it stands.
+void Scheduler::drop_ended() {
+  const auto now = FairOrder::Clock::now();
+  const auto ended = [&](const Sequence& sequence) -> std::optional<FinishReason> {
+    if (sequence.work.request->cancelled()) return FinishReason::cancelled;
+    if (sequence.deadline && now >= *sequence.deadline) return FinishReason::deadline;
+    return std::nullopt;
+  };
   for (SequencePtr& sequence : running_) {
-    if (!sequence->work.request->cancelled()) continue;
+    const std::optional<FinishReason> reason = ended(*sequence);
+    if (!reason) continue;
     sequence->finished = true;
-    sequence->outcome = FinishReason::cancelled;
+    sequence->outcome = *reason;
   }
   settle();
-  const auto drop = [](const SequencePtr& sequence) {
-    const bool cancelled = sequence->work.request->cancelled();
-    if (cancelled) sequence->work.request->on_finished(FinishReason::cancelled);
-    return cancelled;
+  const auto drop = [&](const SequencePtr& sequence) {
+    const std::optional<FinishReason> reason = ended(*sequence);
+    if (reason) sequence->work.request->on_finished(*reason);
+    return reason.has_value();
   };
   std::erase_if(waiting_, drop);
   std::erase_if(following_, drop);
@@ -234,6 +267,7 @@ bool Scheduler::follows(Sequence& sequence) {
   }
   sequence.leader = leader;
   sequence.awaits = shared;
+  if (leader != nullptr) leader->claim.lend(sequence.claim);
   if (leader != nullptr) parts_.cache->expect_end(leader->table, shared);
   return leader != nullptr;
 }
@@ -244,14 +278,14 @@ void Scheduler::leave_leader(const Sequence& leader) {
   }
 }
 
-// Those whose wait is over go to the front of the queue, in order of arrival.
+// Those whose wait is over go back to the queue.
 void Scheduler::recall_followers() {
   const auto waits = [](const SequencePtr& sequence) {
     return sequence->leader != nullptr && sequence->leader->table.tokens() < sequence->awaits;
   };
   const auto ready = std::stable_partition(following_.begin(), following_.end(), waits);
   if (ready == following_.end()) return;
-  waiting_.insert(waiting_.begin(), std::move_iterator(ready), std::move_iterator(following_.end()));
+  waiting_.insert(waiting_.end(), std::move_iterator(ready), std::move_iterator(following_.end()));
   following_.erase(ready, following_.end());
   room_changed_ = true;
 }
@@ -259,15 +293,28 @@ void Scheduler::recall_followers() {
 void Scheduler::admit() {
   recall_followers();
   while (room_changed_ && !waiting_.empty() && running_.size() < kMaxRunning) {
-    if (follows(*waiting_.front())) {
-      following_.push_back(std::move(waiting_.front()));
-    } else if (!admit_one(waiting_.front())) {
-      // In order of arrival: nobody overtakes a large request, so none starves.
+    claims_.clear();
+    for (const SequencePtr& sequence : waiting_) claims_.push_back(&sequence->claim);
+    const std::size_t next = FairOrder::first(claims_);
+    if (follows(*waiting_[next])) {
+      following_.push_back(std::move(waiting_[next]));
+    } else if (!admit_one(waiting_[next])) {
+      // Nobody overtakes a large request whose turn it is, so none starves.
       room_changed_ = false;
       return;
     }
-    waiting_.pop_front();
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(next));
   }
+}
+
+// Makes room for one that is to be admitted. False: nothing that runs is less urgent.
+bool Scheduler::preempt_for(const Sequence& urgent) {
+  const auto least = std::ranges::min_element(
+      running_, [](const SequencePtr& a, const SequencePtr& b) { return b->claim.outlasts(a->claim); });
+  if (least == running_.end() || (*least)->claim.urgency >= urgent.claim.urgency) return false;
+  preempt(**least);
+  room_changed_ = true;
+  return true;
 }
 
 // The first `limit` tokens as far as they are cached, or as the table has them that the work continues.
@@ -298,7 +345,9 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   sequence->table = std::move(opened.table);
   const int missing = size - opened.reused;
   const int rows = std::min({missing, sequence->work.chunk, parts_.max_rows});
-  if (Result<void> room = parts_.cache->extend(sequence->table, missing, rows); !room.ok()) {
+  Result<void> room = parts_.cache->extend(sequence->table, missing, rows);
+  while (!room.ok() && preempt_for(*sequence)) room = parts_.cache->extend(sequence->table, missing, rows);
+  if (!room.ok()) {
     parts_.cache->close(std::move(sequence->table));
     if (!running_.empty() || may_wait_for_others(size, rows)) return false;
     give_up(*sequence, std::move(room).error());
@@ -331,6 +380,7 @@ void Scheduler::step() {
   audit_.earn(static_cast<int>(step_tokens_.size()));
   const std::span<const char* const> failed = parts_.backend->failed_rows();
   for (Sequence* sequence : in_step_) {
+    order_.charge(sequence->claim, sequence->rows, begin);
     const char* why = nullptr;
     for (const char* each :
          failed.subspan(static_cast<std::size_t>(sequence->first_row), static_cast<std::size_t>(sequence->rows))) {
@@ -374,7 +424,7 @@ void Scheduler::measure(double seconds) {
   token_seconds_ += (token_seconds_ > 0 ? kNewest : 1) * (each - token_seconds_);
 }
 
-// First every sequence that decodes, then chunks of prompts in order of arrival, while rows are left.
+// First every sequence that decodes, then chunks of prompts in their order, while rows are left.
 void Scheduler::compose() {
   step_tokens_.clear();
   step_sequences_.clear();
@@ -385,26 +435,38 @@ void Scheduler::compose() {
     sequence->rows = 0;
     sequence->held = false;
   }
-  int room = parts_.max_rows;
-  for (const bool decoding : {true, false}) {
-    if (!decoding) reply_rows_ = static_cast<int>(step_tokens_.size());
-    if (!decoding && reply_rows_ > 0) room = std::min(room, reply_rows_ + beside_replies());
-    // By index: grow() may remove sequences behind the present one, never before it.
-    // NOLINTNEXTLINE(modernize-loop-convert)
-    for (std::size_t i = 0; i < running_.size(); ++i) {
-      Sequence& sequence = *running_[i];
-      const int left = static_cast<int>(sequence.work.tokens.size()) - sequence.table.tokens();
-      if (sequence.finished || sequence.rows > 0 || (left == 1) != decoding) continue;
-      sequence.held = decoding && !sequence.work.request->wants_more();
-      if (sequence.held) continue;
-      const int rows = std::min({left, sequence.work.chunk, room - static_cast<int>(step_tokens_.size())});
-      if (rows > 0 && grow(sequence, rows)) add_rows(sequence, rows);
-    }
+  std::ranges::sort(running_, [](const SequencePtr& a, const SequencePtr& b) { return a->claim.outlasts(b->claim); });
+  // By index: grow() may remove sequences behind the present one, never before it.
+  // NOLINTNEXTLINE(modernize-loop-convert)
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.finished || sequence.left() != 1) continue;
+    sequence.held = !sequence.work.request->wants_more();
+    const bool is_room = static_cast<int>(step_tokens_.size()) < parts_.max_rows;
+    if (!sequence.held && is_room && grow(sequence, 1)) add_rows(sequence, 1);
+  }
+  reply_rows_ = static_cast<int>(step_tokens_.size());
+  const int most = reply_rows_ > 0 ? std::min(parts_.max_rows, reply_rows_ + beside_replies()) : parts_.max_rows;
+  for (Sequence* next = next_prompt(); next != nullptr; next = next_prompt()) {
+    const int rows = std::min({next->left(), next->work.chunk, most - static_cast<int>(step_tokens_.size())});
+    if (rows <= 0) break;
+    if (grow(*next, rows)) add_rows(*next, rows);
   }
   for (Sequence* sequence : in_step_) {
     step_sequences_.push_back(
         {parts_.cache->view(sequence->table), sequence->first_row, sequence->rows, sequence->table.tokens()});
   }
+}
+
+// The next of the prompts that have no part in this step yet.
+Scheduler::Sequence* Scheduler::next_prompt() {
+  claims_.clear();
+  for (const SequencePtr& sequence : running_) {
+    const bool is_candidate = !sequence->finished && sequence->rows == 0 && sequence->left() > 1;
+    claims_.push_back(is_candidate ? &sequence->claim : nullptr);
+  }
+  const std::size_t next = FairOrder::first(claims_);
+  return next < running_.size() ? running_[next].get() : nullptr;
 }
 
 // How many prompt tokens go into a step with tokens of replies.
@@ -414,7 +476,7 @@ int Scheduler::beside_replies() const {
   return std::max(kLeastChunk, static_cast<int>(std::min(parts_.step_seconds / each, double{1 << 20})));
 }
 
-// Makes room for `rows` more tokens, if need be by preempting younger sequences that are not yet
+// Makes room for `rows` more tokens, if need be by preempting less urgent or younger sequences that are not yet
 // part of this step. False if the sequence itself had to give way.
 bool Scheduler::grow(Sequence& sequence, int rows) {
   for (;;) {
@@ -465,7 +527,7 @@ void Scheduler::preempt(Sequence& sequence) {
   leave_leader(sequence);
   ++preemptions_;
   parts_.cache->close(std::move(sequence.table));
-  waiting_.push_front(std::move(*at));
+  waiting_.push_back(std::move(*at));
   running_.erase(at);
   room_changed_ = false;
 }

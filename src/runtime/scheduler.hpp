@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "cache/block_table.hpp"
 #include "cache/kv_cache.hpp"
 #include "model/model.hpp"
+#include "runtime/fair_order.hpp"
 #include "runtime/held_tables.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/request.hpp"
@@ -36,11 +38,15 @@ struct Work {
   int from_common = 0;
   std::uint64_t hold = 0;  // what it has computed at its end, unless that is an error or it was cancelled, is held
   HeldTables::Keep keep = HeldTables::Keep::pinned;
+  Scheduling scheduling = {};
+  FairOrder::Clock::time_point submitted = {};  // by submit()
 };
 
 // Owns the engine thread: admits work, composes steps of all running sequences, runs them, and
 // keeps the cache's tables. The only caller of model and cache.
-// A sequence that cannot grow preempts the youngest one, which gives its blocks to the index
+// Requests are admitted, and their prompts computed, in the order of FairOrder. Whoever's turn it is waits for room
+// without being overtaken, but takes that of less urgent ones.
+// A sequence that cannot grow preempts the least urgent one, of those the youngest, which gives its blocks to the index
 // and later resumes with the same bits. One that is alone waits for other engines to give up what they cache or run,
 // holding nothing itself; if even all of that were too little, it ends: with an error before its first token, then
 // with `length`.
@@ -90,6 +96,8 @@ class Scheduler {
  private:
   struct Sequence {
     Work work;
+    FairOrder::Claim claim;
+    std::optional<FairOrder::Clock::time_point> deadline;
     BlockTable table;
     int prompt_tokens = 0;
     int next_logit = 0;
@@ -103,21 +111,27 @@ class Scheduler {
     bool held = false;  // until its reader has caught up
     bool finished = false;
     Result<FinishReason> outcome = FinishReason::stop;
+
+    [[nodiscard]] int left() const { return static_cast<int>(work.tokens.size()) - table.tokens(); }
   };
   using SequencePtr = std::unique_ptr<Sequence>;
 
   void run();
   bool wait_for_work();
   void wake();
-  void drop_cancelled();
+  void enqueue(Work work);
+  void drop_ended();
+  [[nodiscard]] std::optional<FairOrder::Clock::time_point> next_deadline() const;
   void admit();
   bool admit_one(SequencePtr& sequence);
+  bool preempt_for(const Sequence& urgent);
   bool follows(Sequence& sequence);
   void leave_leader(const Sequence& leader);
   void recall_followers();
   void measure(double seconds);
   void step();
   void compose();
+  Sequence* next_prompt();
   [[nodiscard]] int beside_replies() const;
   bool grow(Sequence& sequence, int rows);
   bool may_wait_for_others(int tokens, int rows);
@@ -143,9 +157,11 @@ class Scheduler {
 
   // Engine thread only.
   SelfAudit audit_;
+  FairOrder order_;
+  std::vector<const FairOrder::Claim*> claims_;  // among which order_ chooses
   std::deque<SequencePtr> waiting_;
   std::deque<SequencePtr> following_;  // those that stand aside
-  std::vector<SequencePtr> running_;   // oldest first
+  std::vector<SequencePtr> running_;   // in a step: most urgent first, then oldest
   HeldTables held_;
   ProcessMemory::Use use_;          // while there is a sequence
   double token_seconds_ = 0;        // of a prompt token, lately

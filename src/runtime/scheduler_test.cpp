@@ -74,6 +74,57 @@ TEST(Scheduler, WithTimeToSpareAPromptTakesFewSteps) {
   EXPECT_LE(tokens_meanwhile(1e9), 5);
 }
 
+// What a step takes of a prompt, and how many tokens each of the replies got in it.
+class Watched final : public Recorder {
+ public:
+  explicit Watched(const std::vector<std::shared_ptr<Endless>>& replies) : replies_(replies), seen_(replies.size()) {}
+  void on_admitted(const Admission& admission) override {
+    Recorder::on_admitted(admission);
+    for (std::size_t i = 0; i < replies_.size(); ++i) seen_[i] = replies_[i]->tokens();
+  }
+  void on_progress(int done, int) override {
+    chunks.push_back(done - done_);
+    done_ = done;
+    for (std::size_t i = 0; i < replies_.size(); ++i) {
+      const int now = replies_[i]->tokens();
+      EXPECT_EQ(now - seen_[i], 1) << "reply " << i << " in the step of prompt token " << done;
+      seen_[i] = now;
+    }
+  }
+  std::vector<int> chunks;
+
+ private:
+  const std::vector<std::shared_ptr<Endless>>& replies_;
+  std::vector<int> seen_;
+  int done_ = 0;
+};
+
+TEST(Scheduler, EveryStepOfALongPromptCarriesATokenOfEachReplyAndNoMoreOfThePromptThanAllowed) {
+  constexpr int kPrompt = 1500;
+  const auto engine = open_engine({.step_ms = 0});
+  std::mt19937 random(4);
+  std::vector<std::shared_ptr<Endless>> replies;
+  for (int i = 0; i < 8; ++i) {
+    replies.push_back(std::make_shared<Endless>());
+    std::vector<Work> work;
+    work.push_back({replies.back(), random_tokens(random, 5 + i), 4 + i, 512, true});
+    engine->scheduler().submit(std::move(work));
+  }
+  for (const auto& reply : replies) {
+    while (reply->tokens() == 0) std::this_thread::yield();
+  }
+  const auto prompt = std::make_shared<Watched>(replies);
+  std::vector<Work> work;
+  work.push_back({prompt, random_tokens(random, kPrompt), kPrompt - 1, 512, true});
+  engine->scheduler().submit(std::move(work));
+  EXPECT_TRUE(prompt->wait().ok());
+  for (const auto& reply : replies) reply->cancel();
+  for (const auto& reply : replies) EXPECT_TRUE(reply->wait().ok());
+  ASSERT_GE(prompt->chunks.size(), 2U);
+  EXPECT_LE(prompt->chunks.front(), 64) << "to learn what one takes";
+  for (std::size_t i = 1; i < prompt->chunks.size(); ++i) EXPECT_LE(prompt->chunks[i], 16) << i;
+}
+
 TEST(Scheduler, AnImpossibleStepTimeIsRefused) {
   EngineOptions options;
   options.model_path = testing::tiny_model("llama-gqa");

@@ -232,7 +232,8 @@ Result<int> Session::prewarm(const GenerateOptions& options, const GenerateCallb
   DALSEGNO_ASSIGN(ids, impl_->common_beginning());
   if (ids.empty()) return 0;
   // The token drawn after it has no K/V and is forgotten.
-  const GenerateOptions only_prompt{.max_tokens = 1, .salt = options.salt, .chunk = options.chunk};
+  const GenerateOptions only_prompt{
+      .max_tokens = 1, .salt = options.salt, .scheduling = options.scheduling, .chunk = options.chunk};
   DALSEGNO_ASSIGN(reply, impl_->engine.generate(ids, only_prompt, callbacks));
   return reply.usage.reused_tokens + reply.usage.prefilled_tokens;
 }

@@ -118,6 +118,20 @@ class Talk(talk.TalkTest):
         self.assertEqual(reply["text"], whole[: whole.index(stop)])
         self.assertEqual(reply["finish_reason"], "stop")
 
+    def test_a_deadline_ends_a_reply_as_far_as_it_has_come(self):
+        endless = ["--repeat-penalty", 0.01, "--repeat-last", 1, "--max-tokens", 60000]
+        reply = self.one_json("run", "-m", self.model, "--prompt", "Hi", *endless, "--deadline", 1)
+        self.assertEqual(reply["finish_reason"], "deadline")
+        self.assertGreater(reply["usage"]["reply_tokens"], 0)
+        shown = self.run_program("chat", "-m", self.model, *endless, "--deadline", 1, stdin="Hi")
+        self.assertEqual(shown.returncode, 0)
+        self.assertIn(b", deadline passed]", shown.stdout)
+
+    def test_a_deadline_before_the_reply_begins_is_an_error(self):
+        words = ["run", "-m", self.model, "--prompt", "x " * 20000, "--deadline", 0.001]
+        self.assert_error(1, words, "the deadline of 0.001 s passed before the reply began")
+        self.assert_error(2, [*words[:-1], 0], "--deadline")
+
     def test_a_report_follows_on_standard_error(self):
         done = self.run_program("run", "-m", self.model, "--prompt", "Hi", "--max-tokens", 3)
         self.assertEqual(done.returncode, 0)

@@ -180,8 +180,10 @@ std::string Conversations::batch() {
     one.chunk = 1 + random_.below(random_.one_in(2) ? 600 : 60);
     one.reuse = !random_.one_in(10);
     if (random_.one_in(8)) one.salt = "other";
+    if (random_.one_in(4)) one.scheduling.urgency = random_.below(5) - 2;
     counts_.add("requests without reuse", one.reuse ? 0 : 1);
     counts_.add("requests of another tenant", one.salt.empty() ? 0 : 1);
+    counts_.add("requests more or less urgent", one.scheduling.urgency != 0 ? 1 : 0);
     counts_.add("prompts in chunks", one.chunk < length ? 1 : 0);
     work.push_back(std::move(one));
   }

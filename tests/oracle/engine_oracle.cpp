@@ -30,6 +30,7 @@ Counts what_must_happen() {
                  "resumed within a block",
                  "requests at once",
                  "prompts in chunks",
+                 "requests more or less urgent",
                  "requests without reuse",
                  "requests of another tenant",
                  "cancelled",
