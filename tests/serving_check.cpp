@@ -123,6 +123,9 @@ bool check_waits(Engine& engine, int prompt_tokens, double step_ms) {
   std::printf("beside a prompt of %d tokens, for %.1f s: %.1f ms (median), %.1f ms (99%%), %.1f ms at most\n",
               prompt_tokens, 1e-3 * milliseconds(Clock::now() - begin), share_of(beside.all, 0.5),
               share_of(beside.all, 0.99), longest);
+  const auto over = std::ranges::count_if(beside.all, [&](double wait) { return wait > most; });
+  std::printf("%lld of %zu waits are longer than allowed\n", static_cast<long long>(over),  // NOLINT
+              beside.all.size());
   std::printf("%s: %.1f ms, allowed are %.0f x %.1f + %.1f = %.1f ms\n", verdict(longest <= most), longest, kMostTimes,
               median, step_ms, most);
   return longest <= most;

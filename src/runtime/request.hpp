@@ -45,7 +45,7 @@ class Request {
   virtual Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) = 0;
   virtual void on_finished(Result<FinishReason> outcome) = 0;
   // Of Work::hold, before on_finished: how many tokens are held, or why none are.
-  virtual void on_held(Result<int> /*tokens*/) {}
+  virtual void on_held(const Result<int>& /*tokens*/) {}
 
   // False while whoever reads the reply is behind: no token is computed until resume().
   [[nodiscard]] virtual bool wants_more() { return true; }

@@ -132,6 +132,7 @@ Work Arrivals::arrival() {
   work.first_logit = random_.one_in(6) ? random_.below(length) : length - 1;
   work.chunk = random_.one_in(2) ? 512 : 1 + random_.below(40);
   work.reuse = !random_.one_in(12);
+  if (random_.one_in(3)) work.scheduling.urgency = random_.below(5) - 2;
   for (const PromptCache& cache : caches_) {
     if (!work.reuse || cache.size() == 0 || cache.salt() != work.salt || random_.one_in(3)) continue;
     const auto given = cache.tokens();
@@ -147,6 +148,7 @@ Work Arrivals::arrival() {
   counts_.add("requests without reuse", work.reuse ? 0 : 1);
   counts_.add("requests of another tenant", work.salt.empty() ? 0 : 1);
   counts_.add("prompts in chunks", work.chunk < length ? 1 : 0);
+  counts_.add("requests more or less urgent", work.scheduling.urgency != 0 ? 1 : 0);
   work.tokens = std::move(tokens);
   under_way_.push_back(made);
   ++requests_;
