@@ -188,9 +188,10 @@ bool Scheduler::wait_for_work() {
     woken_ = false;
     all_wait_ = false;
   }
+  // Arrivals first: a call may be about one of them.
+  for (Work& work : arrived) enqueue(std::move(work));
   for (const auto& call : calls) call(*parts_.cache);
   if (!calls.empty()) room_changed_ = true;
-  for (Work& work : arrived) enqueue(std::move(work));
   return !stopping;
 }
 
