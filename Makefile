@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export JOBS
 MODEL := SmolLM2-135M-Instruct.Q4_1
 
-.PHONY: help setup build demo test models bench bench-compare soak aarch64 tsan clang format tidy clean
+.PHONY: help setup build demo examples test models bench bench-compare soak aarch64 tsan clang format tidy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,10 @@ build: build/setup-build.stamp ## build build/release/dalsegno
 demo: build ## set up, build, fetch SmolLM2 and hold a short conversation
 	@scripts/fetch_models smollm2
 	@scripts/demo $(MODEL)
+
+examples: build/setup-build.stamp ## build examples/, programs of a page each, into build/release
+	@scripts/build release examples
+	@ls build/release/example_*
 
 test: build/setup-build.stamp build/setup-test.stamp build/setup-cross.stamp ## build and run every test, also under ASan and UBSan
 	@scripts/test

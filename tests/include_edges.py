@@ -28,8 +28,9 @@ LADDER = {
 }
 # `src/bridge` has no folder of its own: the C ABI header of bridge/ is text's alone.
 BRIDGE_READER = "text"
+C_API = "dalsegno.h"
 
-CPP = {".cpp", ".hpp", ".h", ".inc"}
+CPP = {".cpp", ".hpp", ".h", ".c", ".inc"}
 SOURCES = CPP | {".rs", ".py", ".sh", ".cmake"}
 SKIPPED = {".git", "build", "target", "golden", "third_party"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
@@ -55,10 +56,12 @@ def complaint(root, folder, quote, target):
     """Why `folder` may not include `target`, or None."""
     head = target.split("/")[0]
     known = head in LADDER or head == "dalsegno"
+    if target == C_API:
+        return None if folder == "bindings" else "the C interface is for those who bind it"
     if quote == "<":
         if known and "/" in target:
             return "our own headers are included in quotes"
-        if folder == "include" and not re.fullmatch(r"[a-z_]+", target):
+        if folder == "include" and not re.fullmatch(r"[a-z_]+|std(def|int)\.h", target):
             return "the public API leans on the standard library alone"
         return None
     if head == "dalsegno":
@@ -69,7 +72,7 @@ def complaint(root, folder, quote, target):
         return None if folder == BRIDGE_READER else f"only src/{BRIDGE_READER} sees the bridge"
     if not known:
         return "includes are qualified by their folder"
-    if not (root / "src" / target).is_file():
+    if not (root / target if head == "bindings" else root / "src" / target).is_file():
         return "there is no such header"
     if head == folder or head in LADDER[folder] or target in LADDER[folder]:
         return None

@@ -56,6 +56,18 @@ class IncludeEdges(unittest.TestCase):
         self.plant("include/dalsegno/bad.hpp", "#include <fmt/core.h>\n")
         self.assert_only("include/dalsegno/bad.hpp:1", "standard library")
 
+    def test_the_c_interface_is_for_bindings(self):
+        self.plant("include/dalsegno.h", "#include <stdint.h>\n")
+        self.plant("bindings/c/handles.hpp", '#include "dalsegno.h"\n')
+        self.plant("bindings/c/good.cpp", '#include "bindings/c/handles.hpp"\n#include "dalsegno/types.hpp"\n')
+        self.plant("bindings/c/bad.cpp", '#include "tensor/shape.hpp"\n')
+        self.assert_only("bindings/c/bad.cpp:1", "bindings may include base")
+        self.plant("bindings/c/bad.cpp", '#include "bindings/c/none.hpp"\n')
+        self.assert_only("bindings/c/bad.cpp:1", "no such header")
+        self.plant("bindings/c/bad.cpp", "")
+        self.plant("src/cli/bad.cpp", '#include "dalsegno.h"\n')
+        self.assert_only("src/cli/bad.cpp:1", "for those who bind it")
+
     def test_the_public_api_includes_no_folder(self):
         self.plant("include/dalsegno/bad.hpp", '#include "base/log.hpp"\n')
         self.assert_only("include/dalsegno/bad.hpp:1", "below every folder")

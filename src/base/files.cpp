@@ -192,7 +192,8 @@ Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& path
   const std::string own = std::filesystem::path(path).filename().string() + ".";
   if (const auto entries = files.list(folder); entries.ok()) {
     for (const auto& [name, modified] : entries.value()) {
-      if (name.starts_with(own) && name.ends_with(kTemporary)) files.remove_abandoned(folder + "/" + name);
+      if (name.starts_with(own) && name.ends_with(kTemporary))
+        files.remove_abandoned(fmt::format("{}/{}", folder, name));
     }
   }
   // Two writers of one path never share a name: processes differ in their id, and the writers of one in the number.

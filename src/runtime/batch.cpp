@@ -64,9 +64,9 @@ class Member final : public Request {
     return {Decision::Kind::append, next.token, FinishReason::stop};
   }
 
-  void on_held(Result<int> tokens) override {
+  void on_held(const Result<int>& tokens) override {
     if (!tokens.ok()) {
-      cache_refusal_ = std::move(tokens).error().message;
+      cache_refusal_ = tokens.error().message;
       return;
     }
     tokens_.resize(static_cast<std::size_t>(tokens.value()));

@@ -391,6 +391,16 @@ TEST_F(BatchCaches, IsExtractedWhileQueuedPrefillingAndDecoding) {
   check_cache(*engine_);
 }
 
+TEST_F(BatchCaches, IsThereFromTheMomentOfInsertion) {
+  BatchGenerator batch(*engine_);
+  for (int i = 0; i < 100; ++i) {
+    const auto uids = batch.insert({request(40, 60)});
+    ASSERT_TRUE(uids.ok()) << uids.error().message;
+    const auto removed = batch.remove_with_cache(uids.value().front());
+    ASSERT_TRUE(removed.ok()) << removed.error().message;
+  }
+}
+
 TEST_F(BatchCaches, IsTakenAlongWhenItsRequestIsRemoved) {
   BatchGenerator batch(*engine_);
   const std::uint64_t uid = batch.insert({request(50, 100)}).value().front();

@@ -34,6 +34,9 @@ struct Conversations::Impl {
     Session session;
   };
 
+  Impl(LocalEngine& its_engine, ConversationOptions its_options)
+      : engine(its_engine), options(std::move(its_options)) {}
+
   [[nodiscard]] std::string path_of(const std::string& key) const {
     return fmt::format("{}/{}{}", options.folder, key, kSuffix);
   }
@@ -129,7 +132,7 @@ Result<void> Conversations::Impl::forget_oldest_files() {
   if (files.size() <= most) return {};
   std::ranges::stable_sort(files, std::greater{}, &FileSystem::Entry::modified);
   for (std::size_t i = most; i < files.size(); ++i) {
-    const Result<void> removed = system_files().remove(options.folder + "/" + files[i].name);
+    Result<void> removed = system_files().remove(options.folder + "/" + files[i].name);
     if (!removed.ok() && removed.error().code != ErrorCode::not_found) return removed;
   }
   return {};
@@ -143,7 +146,7 @@ Result<std::unique_ptr<Conversations>> Conversations::open(Engine& engine, Conve
     return Error{ErrorCode::invalid_argument, "a negative number of conversations cannot be kept"};
   }
   if (!options.folder.empty()) DALSEGNO_TRY(system_files().make_folder(options.folder));
-  auto impl = std::shared_ptr<Impl>(new Impl{dynamic_cast<LocalEngine&>(engine), std::move(options), {}, {}, {}, {}});
+  auto impl = std::make_shared<Impl>(dynamic_cast<LocalEngine&>(engine), std::move(options));
   return std::unique_ptr<Conversations>(new Conversations(std::move(impl)));
 }
 
@@ -202,7 +205,7 @@ Result<void> Conversations::invalidate(const std::string& id) {
   DALSEGNO_ASSIGN(files, system_files().list(impl_->options.folder));
   for (const FileSystem::Entry& entry : files) {
     if (!entry.name.starts_with(prefix)) continue;
-    const Result<void> removed = system_files().remove(impl_->options.folder + "/" + entry.name);
+    Result<void> removed = system_files().remove(impl_->options.folder + "/" + entry.name);
     if (!removed.ok() && removed.error().code != ErrorCode::not_found) return removed;
   }
   return system_files().sync_folder(impl_->options.folder);

@@ -51,6 +51,7 @@ TEST_P(Exactness, AnyChunkGivesTheSameBits) {
   const auto engine = open();
   const auto reference = run(*engine, tokens, {.reuse = false});
   for (const int chunk : {1, 7, 16, 64, 100, 4096}) {
+    if (testing::kSanitized && (chunk == 1 || chunk == 16)) continue;
     expect_same(*reference, *run(*engine, tokens, {.chunk = chunk, .reuse = false}),
                 "chunks of " + std::to_string(chunk));
   }
@@ -59,7 +60,7 @@ TEST_P(Exactness, AnyChunkGivesTheSameBits) {
 TEST_P(Exactness, RandomHistoriesAloneAndInCompanyGiveTheSameBits) {
   std::mt19937 random(3);
   const auto engine = open();
-  for (int round = 0; round < 25; ++round) {
+  for (int round = 0; round < testing::rounds(25); ++round) {
     const int size = 2 + static_cast<int>(random() % 150);
     const std::vector<TokenId> tokens = random_tokens(random, size);
     const auto reference = run(*engine, tokens, {.reuse = false});
@@ -174,6 +175,7 @@ TEST(CodesFromAStart, BeforeItTheBitsAreThoseOfBf16AndThenDiffer) {
     for (const KvFormat format : {KvFormat::q8, KvFormat::q4}) {
       const auto codes = run(*open_engine({.model = model, .kv = {.format = format}}), tokens);
       for (const int start : {1, 16, 63, 128, 270}) {
+        if (testing::kSanitized && start != 63) continue;
         const KvOptions kv{.format = format, .start = start};
         const auto mixed = run(*open_engine({.model = model, .kv = kv}), tokens, {.chunk = 37});
         const int rounded = (start + 15) / 16 * 16;

@@ -430,11 +430,12 @@ TEST(Engine, CancelledWhileItOpensLeavesNothing) {
   EXPECT_EQ(refused.error().code, ErrorCode::cancelled);
   EXPECT_THAT(refused.error().message, HasSubstr("llama-gqa.gguf': loading was cancelled"));
   int cancelled = 0;
-  for (int i = 0; i < 200; ++i) {
+  constexpr int kRounds = testing::rounds(200);
+  for (int i = 0; i < kRounds; ++i) {
     std::stop_source stop;
     std::atomic<bool> through{false};
     std::thread killer([&] {
-      const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(20 * i);
+      const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(4000 * i / kRounds);
       while (std::chrono::steady_clock::now() < end && !through) std::this_thread::yield();
       stop.request_stop();
     });

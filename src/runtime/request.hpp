@@ -39,11 +39,13 @@ class Request {
   virtual void on_admitted(const Admission& admission) = 0;
   // done of total prompt tokens have their K/V.
   virtual void on_progress(int /*done*/, int /*total*/) {}
+  // Before on_logits(): what Model::logits_of() makes these logits from.
+  virtual void on_hidden(std::span<const float> /*hidden*/) {}
   // tokens: the sequence so far, so tokens.size() - 1 >= position. Each wanted position comes once, ascending.
   virtual Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) = 0;
   virtual void on_finished(Result<FinishReason> outcome) = 0;
   // Of Work::hold, before on_finished: how many tokens are held, or why none are.
-  virtual void on_held(Result<int> /*tokens*/) {}
+  virtual void on_held(const Result<int>& /*tokens*/) {}
 
   // False while whoever reads the reply is behind: no token is computed until resume().
   [[nodiscard]] virtual bool wants_more() { return true; }

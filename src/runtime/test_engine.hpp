@@ -16,6 +16,17 @@
 
 namespace dalsegno::testing {
 
+// Under a sanitizer everything takes ten to thirty times as long, and it looks for what any round shows: a fifth of
+// them.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+inline constexpr int rounds(int usual) {
+  return kSanitized ? usual / 5 : usual;
+}
+
 inline std::string tiny_model(const std::string& name) {
   return std::string(DALSEGNO_GOLDEN) + "/tiny/" + name + ".gguf";
 }

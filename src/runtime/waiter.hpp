@@ -14,8 +14,8 @@ class Waiter : public Request {
  public:
   void on_admitted(const Admission& admission) override { admission_ = admission; }
   Decision on_logits(int, std::span<const float>, std::span<const TokenId>) override { return {}; }
-  void on_held(Result<int> tokens) override {
-    if (!tokens.ok()) not_held_ = std::move(tokens).error();
+  void on_held(const Result<int>& tokens) override {
+    if (!tokens.ok()) not_held_ = tokens.error();
   }
   void on_finished(Result<FinishReason> outcome) override {
     done_.set_value(outcome.ok() && not_held_ ? Result<FinishReason>(std::move(*not_held_)) : std::move(outcome));
