@@ -17,6 +17,7 @@ install(FILES "${CMAKE_CURRENT_BINARY_DIR}/dalsegnoConfig.cmake" "${CMAKE_CURREN
         DESTINATION "${package}")
 
 # dalsegno.pc for C, dalsegno_cpp.pc for C++. Their prefix is found from where they lie.
+file(RELATIVE_PATH to_headers "/${CMAKE_INSTALL_LIBDIR}" "/${CMAKE_INSTALL_INCLUDEDIR}")
 foreach(library IN ITEMS dalsegno dalsegno_cpp)
   configure_file(cmake/dalsegno.pc.in "${library}.pc" @ONLY)
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${library}.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")

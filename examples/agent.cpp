@@ -41,7 +41,7 @@ Result<void> show(const std::string& model) {
     std::printf("%s(%s) -> %s%s\n", run.call.name.c_str(), run.call.arguments_json.c_str(), run.result.c_str(),
                 run.failed ? " (failed)" : "");
   }
-  std::printf("%s\n[%s after %d rounds with tools]\n", done.reply.text.c_str(), name(done.ended), done.rounds);
+  std::printf("%s\n[%s; rounds with tools: %d]\n", done.reply.text.c_str(), name(done.ended), done.rounds);
   for (const dalsegno::ReplyReport& report : session.reports()) {
     std::printf("[%d tokens in: %d reused, %d prefilled]\n", report.usage.prompt_tokens, report.usage.reused_tokens,
                 report.usage.prefilled_tokens);

@@ -22,7 +22,7 @@ using dalsegno::c::guarded;
 
 using HeldRow = dalsegno::c::Holding<dalsegno_logprob_row, LogprobRow>;
 
-dalsegno_logprob_row* new_row(LogprobRow row) {
+dalsegno_logprob_row* new_row(const LogprobRow& row) {
   auto held = std::make_unique<HeldRow>(HeldRow{{row->data(), row->size()}, row});
   return held.release();
 }
@@ -66,7 +66,7 @@ std::int32_t dalsegno_logprobs_next(dalsegno_logprobs* logprobs, const std::int3
     DALSEGNO_NEED(logprobs);
     DALSEGNO_ASSIGN(ids, array_of(tokens, count, "tokens"));
     DALSEGNO_ASSIGN(row, logprobs->cache->next_token_logprobs(ids));
-    *out = new_row(std::move(row));
+    *out = new_row(row);
     return {};
   });
 }
@@ -85,7 +85,8 @@ std::int32_t dalsegno_logprobs_next_batch(dalsegno_logprobs* logprobs, const dal
     }
     DALSEGNO_ASSIGN(answers, logprobs->cache->next_token_logprobs(queries));
     std::vector<std::unique_ptr<HeldRow>> held;
-    for (LogprobRow& row : answers) held.push_back(std::make_unique<HeldRow>(HeldRow{{row->data(), row->size()}, row}));
+    for (const LogprobRow& row : answers)
+      held.push_back(std::make_unique<HeldRow>(HeldRow{{row->data(), row->size()}, row}));
     for (std::size_t i = 0; i < held.size(); ++i) rows[i] = held[i].release();
     return {};
   });
@@ -115,7 +116,7 @@ std::int32_t dalsegno_query_get(const dalsegno_query* query, dalsegno_logprob_ro
     DALSEGNO_OUT(out);
     DALSEGNO_NEED(query);
     DALSEGNO_ASSIGN(row, query->query.get());
-    *out = new_row(std::move(row));
+    *out = new_row(row);
     return {};
   });
 }

@@ -31,24 +31,24 @@ Result<std::vector<std::string>> strings_of(const char* const* items, std::size_
 }
 
 const GenerateOptions& default_options() {
-  static const GenerateOptions kOptions;
-  return kOptions;
+  static const GenerateOptions options;
+  return options;
 }
 
 }  // namespace
 
 dalsegno_engine_options default_engine_options() {
-  static const EngineOptions kOptions;
+  static const EngineOptions options;
   dalsegno_engine_options plain_ones{};
-  plain_ones.kv = plain(kOptions.kv);
-  plain_ones.activation_bits = kOptions.activation_bits;
-  plain_ones.context = kOptions.context;
+  plain_ones.kv = plain(options.kv);
+  plain_ones.activation_bits = options.activation_bits;
+  plain_ones.context = options.context;
   plain_ones.idle_bytes = -1;
-  plain_ones.audit_share = kOptions.audit_share;
-  plain_ones.quota_bytes = kOptions.quota_bytes;
-  plain_ones.step_ms = kOptions.step_ms;
-  plain_ones.threads = kOptions.threads;
-  plain_ones.eviction = kOptions.eviction.c_str();
+  plain_ones.audit_share = options.audit_share;
+  plain_ones.quota_bytes = options.quota_bytes;
+  plain_ones.step_ms = options.step_ms;
+  plain_ones.threads = options.threads;
+  plain_ones.eviction = options.eviction.c_str();
   return plain_ones;
 }
 
@@ -120,8 +120,8 @@ dalsegno_generate_options plain_options(const GenerateOptions& options, std::vec
 dalsegno_generate_options default_generate_options() {
   static std::vector<const char*> strings;
   static std::vector<dalsegno_bias> bias;
-  static const dalsegno_generate_options kPlain = plain_options(default_options(), strings, bias);
-  return kPlain;
+  static const dalsegno_generate_options plain_ones = plain_options(default_options(), strings, bias);
+  return plain_ones;
 }
 
 Result<SamplingOptions> sampling_of(const dalsegno_generate_options& options) {

@@ -127,10 +127,13 @@ class Backend {
   virtual void attention(const Buffer& qkv, const AttentionConfig& config, Activations& out) = 0;
   // gate_up: [rows, 2 * columns], gate first. out = gate(g) * u
   virtual void gate(const Buffer& gate_up, Gate kind, Activations& out) = 0;
+  // Instead of begin(): a step whose layers have been computed before. x = `hidden`, [rows, columns of x], and every
+  // row is a logit row.
+  virtual void begin_at_logits(std::span<const float> hidden, Buffer& x) = 0;
   // For the step's logit_rows, some at a time: norm, times `head`; sink is told (index into
-  // logit_rows, logits [vocabulary]) in order. x: of all rows, or of those that keep_logit_rows() left. Logits are
-  // valid during the call.
-  using LogitSink = std::function<void(int index, std::span<const float> logits)>;
+  // logit_rows, logits [vocabulary], the row of x) in order. x: of all rows, or of those that keep_logit_rows() left.
+  // Both spans are valid during the call.
+  using LogitSink = std::function<void(int index, std::span<const float> logits, std::span<const float> hidden)>;
   virtual void logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) = 0;
 
   // Per row of the last step: why it failed (static text), or nullptr.

@@ -63,6 +63,10 @@ Result<void> make_buffers(Decoder& decoder, const ModelLimits& limits, Backend& 
 
 }  // namespace
 
+void run_head(const Decoder& decoder, Backend& backend, const Backend::LogitSink& sink) {
+  backend.logits(*decoder.x, *decoder.final_norm, decoder.config.norm_eps, decoder.head(), sink);
+}
+
 Result<Decoder> load_decoder(const GgufFile& file, const ModelConfig& config, const ModelLimits& limits,
                              Backend& backend) {
   Decoder decoder;

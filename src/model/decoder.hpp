@@ -47,6 +47,9 @@ struct Decoder {
   std::unique_ptr<Buffer> block_output;   // [rows, hidden], or nullptr: no layer norms it before the residual
 };
 
+// Where every family's forward pass ends: final norm and head of the rows in x whose logits are wanted.
+void run_head(const Decoder& decoder, Backend& backend, const Backend::LogitSink& sink);
+
 // Errors: corrupt (tensors missing or not finite), unsupported, exhausted.
 Result<Decoder> load_decoder(const GgufFile& file, const ModelConfig& config, const ModelLimits& limits,
                              Backend& backend);

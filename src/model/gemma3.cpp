@@ -37,7 +37,11 @@ class Gemma3 final : public Model {
       backend_.linear(*d.gated, *layer.down, nullptr, *d.block_output);
       backend_.norm_add(*d.block_output, *layer.ffn_post_norm, eps, *d.x);
     }
-    backend_.logits(*d.x, *d.final_norm, eps, d.head(), sink);
+    run_head(d, backend_, sink);
+  }
+  void logits_of(std::span<const float> hidden, const Backend::LogitSink& sink) override {
+    backend_.begin_at_logits(hidden, *decoder_.x);
+    run_head(decoder_, backend_, sink);
   }
 
  private:

@@ -32,7 +32,11 @@ class Llama final : public Model {
       backend_.gate(*d.gate_up, Gate::silu, *d.gated);
       backend_.linear_add(*d.gated, *layer.down, nullptr, *d.x);
     }
-    backend_.logits(*d.x, *d.final_norm, eps, d.head(), sink);
+    run_head(d, backend_, sink);
+  }
+  void logits_of(std::span<const float> hidden, const Backend::LogitSink& sink) override {
+    backend_.begin_at_logits(hidden, *decoder_.x);
+    run_head(decoder_, backend_, sink);
   }
 
  private:

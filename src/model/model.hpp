@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "backend/backend.hpp"
 #include "dalsegno/result.hpp"
@@ -26,6 +27,9 @@ class Model {
   // Runs one step; the sink is called for each of step.logit_rows in order. Rows that failed are in
   // Backend::failed_rows() afterwards.
   virtual void forward(const Step& step, const Backend::LogitSink& sink) = 0;
+  // The logits of rows whose hidden states a sink was given, [rows, hidden]: forward()'s last line once more, with the
+  // same bits. Requires: no more rows than a step may have.
+  virtual void logits_of(std::span<const float> hidden, const Backend::LogitSink& sink) = 0;
 };
 
 }  // namespace dalsegno

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "runtime/local_engine.hpp"
@@ -16,10 +18,13 @@ namespace {
 // Computes one row on the engine thread.
 class Probe final : public Request {
  public:
-  Probe(std::shared_ptr<LogprobRows> rows, std::shared_ptr<LogprobRows::Row> row)
-      : rows_(std::move(rows)), row_(std::move(row)) {}
+  Probe(std::shared_ptr<LogprobRows> rows, std::shared_ptr<LogprobRows::Row> row, int tokens)
+      : rows_(std::move(rows)), row_(std::move(row)), tokens_(tokens) {}
 
-  void on_admitted(const Admission&) override {}
+  void on_admitted(const Admission& admission) override { rows_->count_tokens(tokens_ - admission.reused); }
+  void on_hidden(std::span<const float> hidden) override {
+    row_->hidden = std::make_shared<const std::vector<float>>(hidden.begin(), hidden.end());
+  }
   Decision on_logits(int, std::span<const float> logits, std::span<const TokenId>) override {
     row_->values.assign(logits.begin(), logits.end());
     return {Decision::Kind::finish, 0, FinishReason::stop};
@@ -29,6 +34,45 @@ class Probe final : public Request {
  private:
   const std::shared_ptr<LogprobRows> rows_;
   const std::shared_ptr<LogprobRows::Row> row_;
+  const int tokens_;
+};
+
+// Runs the output head for the queries that need no more, some between two steps, until there is none left. If the
+// scheduler ends before, they end as cancelled.
+class HeadRun : public std::enable_shared_from_this<HeadRun> {
+ public:
+  HeadRun(LocalEngine& engine, std::shared_ptr<LogprobRows> rows) : engine_(engine), rows_(std::move(rows)) {}
+  ~HeadRun() {
+    if (done_) return;
+    for (const auto& row : rows_->take(SIZE_MAX)) rows_->end(row, FinishReason::cancelled);
+  }
+  HeadRun(const HeadRun&) = delete;
+  HeadRun& operator=(const HeadRun&) = delete;
+
+  void post() {
+    engine_.scheduler().post([self = shared_from_this()](KvCache&) { self->run(); });
+  }
+
+ private:
+  // As many as the backend takes at a time; more would only keep waiting who decodes.
+  static constexpr std::size_t kRows = 32;
+
+  void run() {
+    const auto rows = rows_->take(kRows);
+    done_ = rows.empty();
+    if (done_) return;
+    std::vector<float> hidden;
+    for (const auto& row : rows) hidden.insert(hidden.end(), row->hidden->begin(), row->hidden->end());
+    engine_.model().logits_of(hidden, [&](int index, std::span<const float> logits, std::span<const float>) {
+      rows[static_cast<std::size_t>(index)]->values.assign(logits.begin(), logits.end());
+    });
+    for (const auto& row : rows) rows_->end(row, FinishReason::stop);
+    post();
+  }
+
+  LocalEngine& engine_;
+  const std::shared_ptr<LogprobRows> rows_;
+  bool done_ = false;
 };
 
 void normalise(std::vector<float>& row) {
@@ -63,7 +107,26 @@ struct LogprobCache::Impl {
   LocalEngine& engine;
   const LogprobOptions options;
   const std::shared_ptr<LogprobRows> rows;
+  std::mutex mutex{};
+  std::map<std::vector<TokenId>, Pin> pins{};  // of prompts' whole blocks; guarded by mutex
+
+  Result<void> pin(std::span<const TokenId> prompt);
 };
+
+// Requires: the prompt has passed check_prompt().
+Result<void> LogprobCache::Impl::pin(std::span<const TokenId> prompt) {
+  const auto whole = prompt.first(prompt.size() / kBlockTokens * kBlockTokens);
+  if (whole.empty()) return {};
+  std::vector<TokenId> key(whole.begin(), whole.end());
+  {
+    const std::lock_guard lock(mutex);
+    if (pins.contains(key)) return {};
+  }
+  DALSEGNO_ASSIGN(pinned, engine.pin(whole, options.salt));
+  const std::lock_guard lock(mutex);
+  pins.insert_or_assign(std::move(key), std::move(pinned));
+  return {};
+}
 
 LogprobCache::LogprobCache(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {
   // Rows are few bytes beside K/V, so they go only where everything does, or where they alone are too much.
@@ -94,18 +157,21 @@ LogprobCache::Query LogprobCache::query(std::span<const TokenId> tokens) {
 std::vector<LogprobCache::Query> LogprobCache::query(std::span<const std::vector<TokenId>> batch) {
   std::vector<Query> queries;
   std::vector<Work> work;
+  bool heads = false;
   for (const std::vector<TokenId>& tokens : batch) {
     if (Result<void> fits = impl_->engine.check_prompt(tokens); !fits.ok()) {
       queries.push_back(Query(std::make_shared<Query::State>(Query::State{nullptr, std::move(fits).error()})));
       continue;
     }
-    bool is_new = false;
-    const auto row = impl_->rows->find(tokens, is_new);
+    const auto [row, needs] = impl_->rows->find(tokens);
     queries.push_back(Query(std::make_shared<Query::State>(Query::State{row, std::nullopt})));
-    if (!is_new) continue;
-    work.push_back({std::make_shared<Probe>(impl_->rows, row), tokens, static_cast<int>(tokens.size()) - 1,
-                    impl_->options.chunk, true, impl_->options.salt});
+    heads = heads || needs == LogprobRows::Needs::head;
+    if (needs != LogprobRows::Needs::model) continue;
+    const int size = static_cast<int>(tokens.size());
+    work.push_back({std::make_shared<Probe>(impl_->rows, row, size), tokens, size - 1, impl_->options.chunk, true,
+                    impl_->options.salt});
   }
+  if (heads) std::make_shared<HeadRun>(impl_->engine, impl_->rows)->post();
   if (!work.empty()) impl_->engine.scheduler().submit(std::move(work));
   return queries;
 }
@@ -125,12 +191,15 @@ Result<std::vector<LogprobRow>> LogprobCache::next_token_logprobs(std::span<cons
 
 Result<void> LogprobCache::cache_kv(std::span<const TokenId> prompt) {
   DALSEGNO_TRY(impl_->engine.check_prompt(prompt));
+  DALSEGNO_TRY(impl_->pin(prompt));
+  if (prompt.size() % kBlockTokens == 0) return {};
+  // What is left of it is less than a block, which any query that goes on from it takes along.
   auto waiter = std::make_shared<Waiter>();
   const int size = static_cast<int>(prompt.size());
   std::vector<Work> work;
   work.push_back({waiter, {prompt.begin(), prompt.end()}, size, impl_->options.chunk, true, impl_->options.salt});
   impl_->engine.scheduler().submit(std::move(work));
-  if (Result<FinishReason> end = waiter->wait(); !end.ok()) return std::move(end).error();
+  DALSEGNO_TRY(waiter->wait());
   return {};
 }
 
@@ -140,6 +209,10 @@ void LogprobCache::clear_cache() {
 }
 
 void LogprobCache::clear_kv_cache() {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->pins.clear();
+  }
   impl_->engine.reset_cache();
 }
 

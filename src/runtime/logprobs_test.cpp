@@ -121,6 +121,60 @@ TEST_F(Logprobs, AQueryContinuesFromTheLongestCachedBeginning) {
   EXPECT_TRUE(same_bits(ask(longer), warm));
 }
 
+CacheStats kv_stats(LocalEngine& engine) {
+  CacheStats stats;
+  engine.scheduler().on_engine_thread([&](KvCache& cache) {
+    EXPECT_EQ(cache.check_invariants(), "");
+    stats = cache.stats();
+  });
+  return stats;
+}
+
+TEST_F(Logprobs, CachedPromptsStayAndShareWhatTheyBeginWith) {
+  const auto system = tokens(64);
+  std::vector<std::vector<TokenId>> prompts;
+  for (int i = 0; i < 3; ++i) {
+    prompts.push_back(system);
+    const auto own = tokens(32 + 5 * i);
+    prompts.back().insert(prompts.back().end(), own.begin(), own.end());
+    ASSERT_TRUE(cache_->cache_kv(prompts.back()).ok());
+    ASSERT_TRUE(cache_->cache_kv(prompts.back()).ok()) << "the same one again";
+  }
+  EXPECT_EQ(kv_stats(*engine_).blocks_pinned, 4U + 3 * 2);
+  for (auto prompt : prompts) {
+    const int size = static_cast<int>(prompt.size());
+    prompt.push_back(1);
+    EXPECT_EQ(engine_->explain(prompt, "").value().reused_tokens, size)
+        << "what is less than a block is cached as well";
+  }
+  release_all();
+  for (const auto& prompt : prompts) {
+    const int whole = static_cast<int>(prompt.size()) / kBlockTokens * kBlockTokens;
+    EXPECT_GE(engine_->explain(prompt, "").value().reused_tokens, whole - 1);
+  }
+  cache_->clear_kv_cache();
+  EXPECT_EQ(kv_stats(*engine_).blocks, 0U);
+  ASSERT_TRUE(cache_->cache_kv(prompts[0]).ok());
+  EXPECT_EQ(kv_stats(*engine_).blocks_pinned, 6U);
+  cache_.reset();
+  EXPECT_EQ(kv_stats(*engine_).blocks_pinned, 0U) << "they stay as long as the cache";
+}
+
+TEST_F(Logprobs, APromptThatCannotStayIsRefusedWithASentence) {
+  const std::uint64_t loaded = engine_->bytes();
+  cache_.reset();
+  engine_.reset();
+  engine_ = open_engine({.memory_bytes = loaded + 1400000});  // a token's K/V take 512 bytes
+  make({.max_bytes = 100000});
+  const auto prompt = tokens(1500);
+  const Result<void> refused = cache_->cache_kv(prompt);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_NE(refused.error().message.find("pins may take half"), std::string::npos) << refused.error().message;
+  EXPECT_EQ(cache_->next_token_logprobs(prompt).ok(), true) << "queries work all the same";
+  EXPECT_EQ(cache_->cache_kv(std::span(prompt).first(160)).ok(), true);
+}
+
 TEST_F(Logprobs, AnswersDoNotDependOnWhatIsAskedWithThem) {
   std::vector<std::vector<TokenId>> batch;
   const auto prompt = tokens(90);
@@ -146,7 +200,7 @@ TEST_F(Logprobs, RowsStayWithinTheirBytesAndTheOldestGoFirst) {
   }
   EXPECT_EQ(cache_->stats().computed, 61U) << "what is used stays";
   EXPECT_GT(cache_->stats().evicted, 30U);
-  EXPECT_EQ(cache_->stats().rows + cache_->stats().evicted, 61U);
+  EXPECT_EQ(cache_->stats().hidden_states + cache_->stats().evicted, 61U);
 }
 
 TEST_F(Logprobs, ARowLargerThanTheRoomIsAnsweredButNotKept) {

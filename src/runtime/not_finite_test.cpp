@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "dalsegno/logprobs.hpp"
 #include "gguf/gguf.hpp"
 #include "runtime/test_engine.hpp"
 
@@ -102,6 +103,19 @@ TEST_P(NotFinite, AFailedSequenceLeavesNothingThatWasNotVisibleBefore) {
   const auto seen = engine_->explain(prompts_[1], "");
   ASSERT_TRUE(seen.ok());
   EXPECT_EQ(seen->reused_tokens, 16) << "of the 20 tokens of the first step, the whole block";
+}
+
+TEST_P(NotFinite, OnlyItsOwnQueryFailsAndNothingOfItIsKept) {
+  const auto cache = LogprobCache::create(*engine_, {.max_bytes = 1 << 20}).value();
+  for (std::uint64_t round = 1; round <= 2; ++round) {
+    const auto queries = cache->query(prompts_);
+    for (const std::size_t sound : {0U, 2U}) EXPECT_TRUE(queries[sound].get().ok());
+    ASSERT_FALSE(queries[1].get().ok());
+    EXPECT_EQ(queries[1].get().error().code, ErrorCode::numeric);
+    EXPECT_EQ(cache->stats().hits, 2 * (round - 1));
+    EXPECT_EQ(cache->stats().hidden_states, 2U);
+    EXPECT_EQ(cache->stats().computed, 2U);
+  }
 }
 
 }  // namespace

@@ -39,6 +39,8 @@ class Request {
   virtual void on_admitted(const Admission& admission) = 0;
   // done of total prompt tokens have their K/V.
   virtual void on_progress(int /*done*/, int /*total*/) {}
+  // Before on_logits(): what Model::logits_of() makes these logits from.
+  virtual void on_hidden(std::span<const float> /*hidden*/) {}
   // tokens: the sequence so far, so tokens.size() - 1 >= position. Each wanted position comes once, ascending.
   virtual Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) = 0;
   virtual void on_finished(Result<FinishReason> outcome) = 0;

@@ -254,6 +254,8 @@ bool Scheduler::follows(Sequence& sequence) {
   int shared =
       parts_.cache->preview(name_space(sequence.work.salt), tokens, limit).reused / kBlockTokens * kBlockTokens;
   const int own = shared;
+  sequence.leader = nullptr;
+  if (shared == limit / kBlockTokens * kBlockTokens) return false;
   for (const SequencePtr& each : running_) {
     if (!each->work.reuse || each->finished || each->work.salt != sequence.work.salt) continue;
     if (each->table.tokens() < own) continue;
@@ -372,7 +374,9 @@ void Scheduler::step() {
   }
   const Step step{step_tokens_, step_sequences_, logit_rows_};
   const auto begin = std::chrono::steady_clock::now();
-  parts_.model->forward(step, [this](int index, std::span<const float> logits) { deliver(index, logits); });
+  parts_.model->forward(step, [this](int index, std::span<const float> logits, std::span<const float> hidden) {
+    deliver(index, logits, hidden);
+  });
   measure(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   audit_.earn(static_cast<int>(step_tokens_.size()));
   const std::span<const char* const> failed = parts_.backend->failed_rows();
@@ -542,12 +546,13 @@ void Scheduler::add_rows(Sequence& sequence, int rows) {
   in_step_.push_back(&sequence);
 }
 
-void Scheduler::deliver(int index, std::span<const float> logits) {
+void Scheduler::deliver(int index, std::span<const float> logits, std::span<const float> hidden) {
   const std::int32_t row = logit_rows_[static_cast<std::size_t>(index)];
   Sequence& sequence = *row_owner_[static_cast<std::size_t>(row)];
   if (sequence.finished || parts_.backend->failed_rows()[static_cast<std::size_t>(row)] != nullptr) return;
   const int position = sequence.table.tokens() + row - sequence.first_row;
   std::vector<TokenId>& tokens = sequence.work.tokens;
+  sequence.work.request->on_hidden(hidden);
   const Decision decision = sequence.work.request->on_logits(position, logits, tokens);
   sequence.next_logit = position + 1;
   if (decision.kind == Decision::Kind::append) {

@@ -42,7 +42,7 @@ void SelfAudit::audit(const KvCache::Sample& sample) {
   } else {
     const std::span<const TokenId> tokens = std::span(sample.tokens).subspan(static_cast<std::size_t>(begin));
     const StepSequence sequence{cache_.view(opened.table), 0, rows, begin};
-    model_.forward({tokens, {&sequence, 1}, {}}, [](int, std::span<const float>) {});
+    model_.forward({tokens, {&sequence, 1}, {}}, [](int, std::span<const float>, std::span<const float>) {});
     compare(sample, sequence.kv);
   }
   cache_.discard(std::move(opened.table));

@@ -118,10 +118,11 @@ void Branches::step(KvCache& cache, std::vector<Seen>& seen) {
     }
     tokens.insert(tokens.end(), share.tokens.begin(), share.tokens.end());
   }
-  engine_.model().forward({tokens, sequences, logit_rows}, [&](int index, std::span<const float> logits) {
-    const auto& [which, position] = place[static_cast<std::size_t>(index)];
-    shown[which].logits[position] = bits_of(logits);
-  });
+  engine_.model().forward({tokens, sequences, logit_rows},
+                          [&](int index, std::span<const float> logits, std::span<const float>) {
+                            const auto& [which, position] = place[static_cast<std::size_t>(index)];
+                            shown[which].logits[position] = bits_of(logits);
+                          });
   if (shares.size() > 1) counts_.add("several sequences in a step");
   for (const Share& share : shares) accept(cache, share);
   std::ranges::move(shown, std::back_inserter(seen));

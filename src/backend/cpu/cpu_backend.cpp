@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cassert>
 #include <cstring>
+#include <numeric>
 
 #include "backend/cpu/cpu_attention.hpp"
 #include "backend/cpu/cpu_objects.hpp"
@@ -96,6 +98,7 @@ class CpuBackend final : public Backend {
   void keep_logit_rows(Buffer& x, const AttentionConfig& config) override;
   void attention(const Buffer& qkv, const AttentionConfig& config, Activations& out) override;
   void gate(const Buffer& gate_up, Gate kind, Activations& out) override;
+  void begin_at_logits(std::span<const float> hidden, Buffer& x) override;
   void logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) override;
 
   [[nodiscard]] std::span<const char* const> failed_rows() const override { return failed_; }
@@ -137,6 +140,7 @@ class CpuBackend final : public Backend {
   std::array<std::atomic<bool>, kLogitRows> finite_;  // of the rows of logits_
   std::unique_ptr<Activations> head_in_;
   Step step_;
+  std::vector<std::int32_t> every_row_;                           // logit_rows of begin_at_logits()
   std::vector<const StepSequence*> sequence_of_row_;              // [rows of the step]
   bool only_logit_rows_ = false;                                  // see keep_logit_rows()
   std::vector<StepSequence> kept_;                                // then: each run of a sequence's logit rows
@@ -532,6 +536,17 @@ void CpuBackend::gate(const Buffer& gate_up, Gate kind, Activations& out) {
   });
 }
 
+void CpuBackend::begin_at_logits(std::span<const float> hidden, Buffer& x) {
+  auto& out = as<CpuBuffer>(x);
+  const std::size_t count = hidden.size() / static_cast<std::size_t>(out.columns);
+  assert(count <= static_cast<std::size_t>(out.rows));
+  every_row_.resize(count);
+  std::iota(every_row_.begin(), every_row_.end(), 0);
+  begin({{}, {}, every_row_});
+  failed_.assign(count, nullptr);
+  std::ranges::copy(hidden, out.values);
+}
+
 void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weight& head, const LogitSink& sink) {
   const auto& in = as<const CpuBuffer>(x);
   const auto& norm_weights = as<const CpuVector>(w);
@@ -555,7 +570,10 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
     for (int i = 0; i < count; ++i) {
       if (!finite_[static_cast<std::size_t>(i)]) fail(row_of(i), "a logit is NaN or infinite");
     }
-    for (int i = 0; i < count; ++i) sink(first + i, {logits_of(i), static_cast<std::size_t>(matrix.n)});
+    for (int i = 0; i < count; ++i) {
+      sink(first + i, {logits_of(i), static_cast<std::size_t>(matrix.n)},
+           {in.row(row_of(i)), static_cast<std::size_t>(in.columns)});
+    }
   }
 }
 
