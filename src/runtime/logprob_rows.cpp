@@ -25,7 +25,7 @@ Result<std::shared_ptr<LogprobRows>> LogprobRows::create(std::shared_ptr<Process
 
 // With what its entry and its places in lists take.
 std::uint64_t LogprobRows::bytes(const HiddenState& hidden) {
-  return hidden->size() * sizeof(float) + sizeof(*hidden) + sizeof(Entry) + 160;
+  return hidden->size() * sizeof(float) + sizeof(HiddenState::element_type) + sizeof(Entry) + 160;
 }
 
 std::uint64_t LogprobRows::bytes(const Row& row) {

@@ -38,8 +38,7 @@ class LogprobRows {
     // While it is on its way. The head computes the values from it, or it comes with them.
     HiddenState hidden;
 
-   private:
-    friend class LogprobRows;
+    // LogprobRows' own.
     Tree::Node* node = nullptr;  // while it is on its way
     bool by_head = false;
   };

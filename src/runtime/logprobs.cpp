@@ -146,6 +146,7 @@ Result<std::unique_ptr<LogprobCache>> LogprobCache::create(Engine& engine, const
   auto& local = dynamic_cast<LocalEngine&>(engine);
   DALSEGNO_ASSIGN(rows, LogprobRows::create(local.memory().shared_from_this(), options.max_bytes));
   return std::unique_ptr<LogprobCache>(
+      // NOLINTNEXTLINE(modernize-make-unique): an aggregate
       new LogprobCache(std::unique_ptr<Impl>(new Impl{local, options, std::move(rows)})));
 }
 

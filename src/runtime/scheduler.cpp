@@ -27,8 +27,8 @@ constexpr double kForever = 1e9;
 
 }  // namespace
 
-Scheduler::Scheduler(Parts parts)
-    : parts_(std::move(parts)),
+Scheduler::Scheduler(const Parts& parts)
+    : parts_(parts),
       audit_(*parts_.cache, *parts_.model, *parts_.backend, parts_.audit_share),
       held_(*parts_.cache),
       thread_([this] { run(); }) {}

@@ -69,7 +69,7 @@ class Scheduler {
     double audit_share = 0;        // see SelfAudit
     double step_seconds = 0.05;    // that chunks of prompts may add to a step with tokens of replies
   };
-  explicit Scheduler(Parts parts);
+  explicit Scheduler(const Parts& parts);
   ~Scheduler();  // cancels what is left
 
   // All of them enter the queue together, so that their first step is a common one if they fit.

@@ -22,8 +22,7 @@ class TokenTree {
   struct Node {
     std::unique_ptr<Value> value;
 
-   private:
-    friend class TokenTree;
+    // The tree's own.
     std::vector<TokenId> tokens;  // from the parent to here; empty for the root alone
     Node* parent = nullptr;
     std::map<TokenId, std::unique_ptr<Node>> children;  // by the first of their tokens
