@@ -126,7 +126,8 @@ class Session {
   // Not while a call is under way on another thread, as all below.
   [[nodiscard]] const std::vector<Message>& transcript() const;
   [[nodiscard]] int turns() const;
-  // As the last reply was asked for, before a restart too, but for what is a function.
+  // As the last reply was asked for, before a restart too: then with the salt that load() was given, and without its
+  // logits processor.
   [[nodiscard]] const GenerateOptions& last_options() const;
   // Of the replies in the transcript that were generated here or in the session it was forked from, in their order.
   [[nodiscard]] const std::vector<ReplyReport>& reports() const;

@@ -262,9 +262,6 @@ TEST_F(PromptCacheTest, EveryTruncationAndEveryFlippedBitIsRefused) {
 
 // Two processes' worth of caches under one name: whoever is killed leaves the one or the other.
 TEST_F(PromptCacheTest, AKilledWriterLeavesTheOldFileOrTheNewOne) {
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a forked process cannot start threads under this sanitizer";
-#endif
   const auto engine = open_engine();
   const std::vector<TokenId> first = random_tokens(random_, 200);
   const std::vector<TokenId> second = random_tokens(random_, 300);

@@ -37,6 +37,7 @@ GenerateOptions drawn() {
   options.sampling.logit_bias = {{65, -std::numeric_limits<float>::infinity()}, {66, 0.1F}};
   options.stop = {"never said"};
   options.logprobs = true;
+  options.scheduling = {.urgency = 7, .deadline_seconds = 3600};
   return options;
 }
 
@@ -73,6 +74,8 @@ TEST_F(SessionFile, GoesOnInAnotherEngineAsIfNothingHadBeen) {
   EXPECT_EQ(loaded->reports()[1].turn, 2);
   EXPECT_EQ(loaded->last_options().max_tokens, 24);
   EXPECT_EQ(loaded->last_options().sampling.seed, 11U);
+  EXPECT_EQ(loaded->last_options().scheduling.urgency, 7);
+  EXPECT_EQ(loaded->last_options().scheduling.deadline_seconds, 3600);
   EXPECT_EQ(loaded->last_options().sampling.logit_bias, drawn().sampling.logit_bias);
   const Reply went_on = said(loaded->respond("Three?", loaded->last_options()));
   expect_same(went_on, next);

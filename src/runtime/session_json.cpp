@@ -137,6 +137,8 @@ json::value options_to_json(const GenerateOptions& options) {
           {"reuse", options.reuse},
           {"priority", options.retention.priority},
           {"ttl_seconds", options.retention.ttl_seconds},
+          {"urgency", options.scheduling.urgency},
+          {"deadline_seconds", options.scheduling.deadline_seconds},
           {"chunk", options.chunk}};
 }
 
@@ -149,6 +151,8 @@ GenerateOptions options_from_json(const json::object& object) {
   options.reuse = object.at("reuse").as_bool();
   options.retention.priority = object.at("priority").to_number<int>();
   options.retention.ttl_seconds = object.at("ttl_seconds").to_number<double>();
+  options.scheduling.urgency = object.at("urgency").to_number<int>();
+  options.scheduling.deadline_seconds = object.at("deadline_seconds").to_number<double>();
   options.chunk = object.at("chunk").to_number<int>();
   return options;
 }
