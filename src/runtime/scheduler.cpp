@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <future>
 #include <iterator>
 
 namespace dalsegno {
@@ -62,27 +61,6 @@ void Scheduler::wake() {
   wake_.notify_all();
 }
 
-void Scheduler::on_engine_thread(const std::function<void(KvCache&)>& call) {
-  std::promise<void> done;
-  {
-    const std::lock_guard lock(mutex_);
-    calls_.emplace_back([&](KvCache& cache) {
-      call(cache);
-      done.set_value();
-    });
-  }
-  wake_.notify_all();
-  done.get_future().wait();
-}
-
-void Scheduler::post(std::function<void(KvCache&)> call) {
-  {
-    const std::lock_guard lock(mutex_);
-    calls_.push_back(std::move(call));
-  }
-  wake_.notify_all();
-}
-
 void Scheduler::run() {
   while (wait_for_work()) {
     const bool has_work = !waiting_.empty() || !running_.empty() || !following_.empty();
@@ -99,62 +77,6 @@ void Scheduler::run() {
   }
   for (SequencePtr& sequence : following_) sequence->work.request->on_finished(FinishReason::cancelled);
   for (SequencePtr& sequence : waiting_) sequence->work.request->on_finished(FinishReason::cancelled);
-}
-
-Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt) {
-  Admission seen;
-  on_engine_thread([&](KvCache& cache) {
-    const int limit = std::min(static_cast<int>(tokens.size()) - 1, first_logit);
-    const KvCache::Preview preview = cache.preview(name_space(salt), tokens, limit);
-    seen = {preview.reused, limit == 0 ? Stopped::cold : preview.stopped, preview.at, token_seconds_};
-  });
-  return seen;
-}
-
-void Scheduler::with_held(const std::function<void(HeldTables&)>& call) {
-  on_engine_thread([&](KvCache&) { call(held_); });
-}
-
-void Scheduler::release(std::uint64_t held) {
-  post([this, held](KvCache&) { held_.release(held); });
-}
-
-Result<std::vector<TokenId>> Scheduler::hold_running(std::uint64_t id, const Request& request) {
-  Result<std::vector<TokenId>> tokens = Error{ErrorCode::not_found, "the request has ended"};
-  const auto keep = [&](const Sequence& sequence, Result<int> held) {
-    if (held.ok()) {
-      const auto begin = sequence.work.tokens.begin();
-      tokens = std::vector<TokenId>(begin, begin + held.value());
-    } else {
-      tokens = std::move(held).error();
-    }
-  };
-  on_engine_thread([&](KvCache&) {
-    for (SequencePtr& sequence : running_) {
-      if (sequence->work.request.get() == &request) {
-        keep(*sequence, held_.hold_fork(id, sequence->table, sequence->table.tokens()));
-      }
-    }
-    for (const auto* queue : {&waiting_, &following_}) {
-      for (const SequencePtr& sequence : *queue) {
-        if (sequence->work.request.get() != &request) continue;
-        KvCache::Opened opened = open(*sequence, static_cast<int>(sequence->work.tokens.size()));
-        const int size = opened.table.tokens();
-        const Result<void> held = held_.hold(id, std::move(opened.table));
-        keep(*sequence, held.ok() ? Result<int>(size) : Result<int>(held.error()));
-      }
-    }
-  });
-  return tokens;
-}
-
-AuditReport Scheduler::audit(int blocks) {
-  AuditReport report;
-  on_engine_thread([&](KvCache&) {
-    for (int i = 0; i < blocks; ++i) audit_.audit_one();
-    report = audit_.report();
-  });
-  return report;
 }
 
 // Takes what was queued; sleeps while there is nothing to do. False when the scheduler stops.
@@ -298,6 +220,7 @@ void Scheduler::admit() {
     for (const SequencePtr& sequence : waiting_) claims_.push_back(&sequence->claim);
     const std::size_t next = FairOrder::first(claims_);
     if (follows(*waiting_[next])) {
+      ++counts_.waits;
       following_.push_back(std::move(waiting_[next]));
     } else if (!admit_one(waiting_[next])) {
       // Nobody overtakes a large request whose turn it is, so none starves.
@@ -318,8 +241,20 @@ bool Scheduler::preempt_for(const Sequence& urgent) {
   return true;
 }
 
+void Scheduler::count(const KvCache::Opened& opened, int missing, bool from_given) {
+  const auto reused = static_cast<std::uint64_t>(opened.reused);
+  ReuseCounts& cause = counts_.by_cause.at(static_cast<std::size_t>(opened.stopped));
+  ++cause.requests;
+  cause.reused_tokens += reused;
+  cause.missing_tokens += static_cast<std::uint64_t>(missing);
+  counts_.continued += from_given ? 1 : 0;
+  counts_.reused_tokens.add(reused);
+  counts_.missing_tokens.add(static_cast<std::uint64_t>(missing));
+}
+
 // The first `limit` tokens as far as they are cached, or as the table has them that the work continues.
-KvCache::Opened Scheduler::open(const Sequence& sequence, int limit) {
+KvCache::Opened Scheduler::open(Sequence& sequence, int limit) {
+  sequence.from_given = false;
   const Work& work = sequence.work;
   if (!work.reuse) return {parts_.cache->open_private(), 0, Stopped::off, 0};
   KvCache::Opened opened = parts_.cache->open(name_space(work.salt), work.tokens, limit, work.retention);
@@ -331,6 +266,7 @@ KvCache::Opened Scheduler::open(const Sequence& sequence, int limit) {
   const int kept = common < table.tokens() ? parts_.cache->rewind(table, common) : table.tokens();
   if (kept <= opened.reused) return opened;
   parts_.cache->discard(std::move(opened.table));
+  sequence.from_given = true;
   const Stopped why = common == limit ? Stopped::end : common < given->tokens() ? Stopped::diverged : Stopped::cold;
   return {std::move(table), kept, kept < common ? Stopped::window : why, common};
 }
@@ -358,6 +294,7 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   parts_.cache->expect_end(sequence->table, sequence->prompt_tokens);
   if (!sequence->admitted_before) {
     sequence->work.request->on_admitted({opened.reused, opened.stopped, opened.at, token_seconds_});
+    count(opened, missing, sequence->from_given);
   }
   sequence->admitted_before = true;
   running_.push_back(std::move(sequence));

@@ -88,6 +88,7 @@ class Scheduler {
   Result<std::vector<TokenId>> hold_running(std::uint64_t id, const Request& request);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
+  CacheReport cache_report();
   // How often a sequence had to give way to others.
   [[nodiscard]] std::uint64_t preemptions() const { return preemptions_; }
   [[nodiscard]] const NumericsKey& key() const { return parts_.key; }
@@ -102,6 +103,7 @@ class Scheduler {
     int prompt_tokens = 0;
     int next_logit = 0;
     bool admitted_before = false;
+    bool from_given = false;  // it began with the table that the work continues
     // While it stands aside: for whom, and until how many tokens of that one are there.
     const Sequence* leader = nullptr;
     int awaits = 0;
@@ -142,7 +144,8 @@ class Scheduler {
   void settle();
   void finish(Sequence& sequence);
   void hold(Sequence& sequence);
-  KvCache::Opened open(const Sequence& sequence, int limit);
+  KvCache::Opened open(Sequence& sequence, int limit);
+  void count(const KvCache::Opened& opened, int missing, bool from_given);
 
   // Constant after construction.
   const Parts parts_;
@@ -163,6 +166,7 @@ class Scheduler {
   std::deque<SequencePtr> following_;  // those that stand aside
   std::vector<SequencePtr> running_;   // in a step: most urgent first, then oldest
   HeldTables held_;
+  CacheReport counts_;              // of requests alone
   ProcessMemory::Use use_;          // while there is a sequence
   double token_seconds_ = 0;        // of a prompt token, lately
   double chunk_token_seconds_ = 0;  // the same in steps that continue replies as well, which it is charged with
