@@ -157,6 +157,8 @@ class KvCache {
   [[nodiscard]] std::optional<BlockPages> pages_of(const Namespace& name_space, std::span<const TokenId> tokens) const;
   // From now on nothing of this namespace is reused, now or later: open() serves it as open_private() does.
   void quarantine(const Namespace& name_space);
+  // False for a table opened in a namespace that has come into quarantine since.
+  [[nodiscard]] bool is_trusted(const BlockTable& table) const;
   // True if `pages` more could be had by allocating and evicting everything evictable.
   [[nodiscard]] bool could_fit(std::uint64_t pages) const;
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every

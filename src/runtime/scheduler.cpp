@@ -101,7 +101,7 @@ bool Scheduler::wait_for_work() {
       wake_.wait(lock, has_work);
     } else if (!wake_.wait_for(lock, kIdle, has_work)) {
       lock.unlock();
-      audit_.audit_one();
+      audit_one();
       return true;
     }
     arrived.swap(incoming_);
@@ -259,7 +259,7 @@ KvCache::Opened Scheduler::open(Sequence& sequence, int limit) {
   if (!work.reuse) return {parts_.cache->open_private(), 0, Stopped::off, 0};
   KvCache::Opened opened = parts_.cache->open(name_space(work.salt), work.tokens, limit, work.retention);
   BlockTable* given = work.from == 0 ? nullptr : held_.find(work.from);
-  if (given == nullptr) return opened;
+  if (given == nullptr || !parts_.cache->is_trusted(*given)) return opened;
   const int common = std::min(limit, work.from_common);
   if (common <= opened.reused) return opened;
   BlockTable table = parts_.cache->fork(*given);

@@ -89,6 +89,8 @@ class Scheduler {
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
   CacheReport cache_report();
+  // How many audits put a namespace into quarantine.
+  [[nodiscard]] std::uint64_t quarantines() const { return quarantines_; }
   // How often a sequence had to give way to others.
   [[nodiscard]] std::uint64_t preemptions() const { return preemptions_; }
   [[nodiscard]] const NumericsKey& key() const { return parts_.key; }
@@ -120,6 +122,7 @@ class Scheduler {
 
   void run();
   bool wait_for_work();
+  void audit_one();
   void wake();
   void enqueue(Work work);
   void drop_ended();
@@ -181,6 +184,7 @@ class Scheduler {
   std::vector<Sequence*> in_step_;
 
   std::atomic<std::uint64_t> preemptions_{0};
+  std::atomic<std::uint64_t> quarantines_{0};
 
   std::thread thread_;  // last: starts when everything else is there
 };

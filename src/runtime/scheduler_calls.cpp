@@ -76,10 +76,15 @@ Result<std::vector<TokenId>> Scheduler::hold_running(std::uint64_t id, const Req
   return tokens;
 }
 
+void Scheduler::audit_one() {
+  audit_.audit_one();
+  quarantines_ = audit_.report().mismatched;
+}
+
 AuditReport Scheduler::audit(int blocks) {
   AuditReport report;
   on_engine_thread([&](KvCache&) {
-    for (int i = 0; i < blocks; ++i) audit_.audit_one();
+    for (int i = 0; i < blocks; ++i) audit_one();
     report = audit_.report();
   });
   return report;
