@@ -21,6 +21,8 @@ constexpr double kNewest = 0.25;
 constexpr std::chrono::milliseconds kIdle{20};
 // How long an engine that runs nothing waits before it asks the others for memory again.
 constexpr std::chrono::milliseconds kAskAgain{10};
+// After so many times, others that run nothing have given up what they could.
+constexpr int kAsks = 10;
 // A deadline as far away as this, in seconds, is none: 30 years.
 constexpr double kForever = 1e9;
 
@@ -64,11 +66,11 @@ void Scheduler::wake() {
 void Scheduler::run() {
   while (wait_for_work()) {
     const bool has_work = !waiting_.empty() || !running_.empty() || !following_.empty();
-    if (has_work && !use_.is_on()) use_ = parts_.memory->use();
+    if (has_work && !use_.is_on()) begin_use();
     drop_ended();
     admit();
     if (!running_.empty()) step();
-    if (waiting_.empty() && running_.empty() && following_.empty()) use_.end();
+    if (waiting_.empty() && running_.empty() && following_.empty()) end_use();
   }
   use_.end();
   for (SequencePtr& sequence : running_) {
@@ -77,6 +79,22 @@ void Scheduler::run() {
   }
   for (SequencePtr& sequence : following_) sequence->work.request->on_finished(FinishReason::cancelled);
   for (SequencePtr& sequence : waiting_) sequence->work.request->on_finished(FinishReason::cancelled);
+}
+
+void Scheduler::begin_use() {
+  use_ = parts_.memory->use();
+  parts_.memory->set_kept(parts_.holder, 0);
+}
+
+// Also after a call while nothing ran, which may have pinned or released something. An extent with a page that is kept
+// is kept whole; of how many that is true is known once nothing else is left.
+void Scheduler::end_use() {
+  const CacheStats stats = parts_.cache->stats();
+  std::uint64_t pages = stats.pages_used - stats.pages_evictable;
+  if (pages > 0 && stats.pages_evictable == 0) pages += stats.pages_free;
+  const std::uint64_t kept = pages * parts_.cache->page_stride();
+  if (std::exchange(kept_, kept) != kept || use_.is_on()) parts_.memory->set_kept(parts_.holder, kept);
+  use_.end();
 }
 
 // Takes what was queued; sleeps while there is nothing to do. False when the scheduler stops.
@@ -291,6 +309,7 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
     sequence->work.request->on_finished(std::move(sequence->outcome));
     return true;
   }
+  asked_ = 0;
   parts_.cache->expect_end(sequence->table, sequence->prompt_tokens);
   if (!sequence->admitted_before) {
     sequence->work.request->on_admitted({opened.reused, opened.stopped, opened.at, token_seconds_});
@@ -419,7 +438,10 @@ int Scheduler::beside_replies() const {
 bool Scheduler::grow(Sequence& sequence, int rows) {
   for (;;) {
     Result<void> room = parts_.cache->extend(sequence.table, rows);
-    if (room.ok()) return true;
+    if (room.ok()) {
+      asked_ = 0;
+      return true;
+    }
     const auto victim =
         std::find_if(running_.rbegin(), running_.rend(), [](const SequencePtr& each) { return each->rows == 0; });
     const bool alone = running_.size() == 1;
@@ -435,15 +457,16 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
   }
 }
 
-// False if this engine could not have room for so many tokens beside its pins even if the others held no K/V. Otherwise
-// they have been asked to give up what they cache, and what they run will end.
+// False if this engine could not have room for so many tokens beside its pins even if the others held no K/V but
+// theirs. Otherwise they have been asked to give up what they cache, and what they run will end.
 bool Scheduler::may_wait_for_others(int tokens, int rows) {
   const MemoryBudget& budget = parts_.memory->budget();
   const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
   const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
   const CacheStats stats = parts_.cache->stats();
-  const std::uint64_t pinned = stats.pages_pinned * parts_.cache->layout().page_bytes();
-  if (parts_.cache->most_tokens(rows) < tokens || needed + pinned > budget.limit() - others_use) return false;
+  std::uint64_t kept = stats.pages_pinned * parts_.cache->page_stride();
+  if (++asked_ > kAsks) kept += parts_.memory->kept(parts_.holder);
+  if (parts_.cache->most_tokens(rows) < tokens || needed + kept + others_use > budget.limit()) return false;
   const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);
   waits_for_others_ = parts_.memory->ask({.target = target}, parts_.holder) > 0;
   return waits_for_others_;
@@ -455,6 +478,9 @@ void Scheduler::give_up(Sequence& sequence, Error why) {
   if (static_cast<int>(sequence.work.tokens.size()) > sequence.prompt_tokens) {
     sequence.outcome = FinishReason::length;
   } else {
+    if (const std::uint64_t kept = parts_.memory->kept(parts_.holder); kept > 0) {
+      why.message += fmt::format(", or release what other engines of this process keep: {}", human_bytes(kept));
+    }
     sequence.outcome = std::move(why);
   }
 }

@@ -124,6 +124,8 @@ class Scheduler {
   bool wait_for_work();
   void audit_one();
   void wake();
+  void begin_use();
+  void end_use();
   void enqueue(Work work);
   void drop_ended();
   [[nodiscard]] std::optional<FairOrder::Clock::time_point> next_deadline() const;
@@ -171,12 +173,14 @@ class Scheduler {
   HeldTables held_;
   CacheReport counts_;              // of requests alone
   ProcessMemory::Use use_;          // while there is a sequence
+  std::uint64_t kept_ = 0;          // that the others know of; see ProcessMemory::set_kept()
   double token_seconds_ = 0;        // of a prompt token, lately
   double chunk_token_seconds_ = 0;  // the same in steps that continue replies as well, which it is charged with
   int reply_rows_ = 0;              // of the step being composed: next tokens of replies
   bool all_wait_ = false;           // for those who read their replies
   bool room_changed_ = true;        // something ended since admission last failed
   bool waits_for_others_ = false;   // nothing runs here, and other engines hold the memory that is wanted
+  int asked_ = 0;                   // them, since there was room
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;
