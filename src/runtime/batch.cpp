@@ -55,6 +55,7 @@ class Member final : public Request {
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {
     Continuation::Next next = continuation_.next(position, logits, tokens);
     usage_.reply_tokens += next.in_reply ? 1 : 0;
+    usage_.prefilled_tokens = usage_.prompt_tokens - usage_.reused_tokens;
     if (next.finish == FinishReason::error) return {Decision::Kind::finish, 0, FinishReason::error};
     last_ = BatchResponse{.uid = uid_, .token = next.token, .logprob = next.logprob, .text = std::move(next.text)};
     if (next.finish) return {Decision::Kind::finish, next.token, *next.finish};  // it is told with the end

@@ -45,6 +45,9 @@ class Batch : public ::testing::Test {
       mine.text += response.text;
       mine.finish = response.finish_reason;
       mine.error = response.error;
+      if (response.token) {
+        EXPECT_EQ(response.usage.reused_tokens + response.usage.prefilled_tokens, response.usage.prompt_tokens);
+      }
       mine.usage = response.usage;
     }
   }
