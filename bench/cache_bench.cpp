@@ -129,8 +129,8 @@ void one_off(benchmark::State& state) {
   if (!is_ready(state, library)) return;
   std::uint64_t number = 1U << 30;
   for (int i = 0; i < 3; ++i) library.ask(prompt(number++));
-  const std::uint64_t before = library.cache->stats().evictions;
-  if (library.ask(prompt(number++)) > kSystemTokens || library.cache->stats().evictions - before < kOwnBlocks) {
+  const std::uint64_t before = library.cache->stats().evicted.chosen();
+  if (library.ask(prompt(number++)) > kSystemTokens || library.cache->stats().evicted.chosen() - before < kOwnBlocks) {
     return state.SkipWithError("a new prompt took no room from others");
   }
   for (auto _ : state) {

@@ -126,7 +126,7 @@ Result<void> program(Bench& bench) {
       after.from_hidden - before.from_hidden);
   fmt::print("  {:.1f} s, {:.0f} contexts a second; {} blocks of K/V, {:.1f} MiB more, {} expected, {} evicted\n",
              seconds, static_cast<double>(run.asked()) / seconds, now.blocks, bench.mib(now.pages_used - kv.pages_used),
-             run.contexts().blocks(), now.evictions - kv.evictions);
+             run.contexts().blocks(), now.evicted.chosen() - kv.evicted.chosen());
   return {};
 }
 

@@ -205,6 +205,34 @@ DALSEGNO_API void dalsegno_engine_free(dalsegno_engine* engine);
 DALSEGNO_API int32_t dalsegno_engine_context(const dalsegno_engine* engine);  // in tokens; 0 of NULL
 DALSEGNO_API int32_t dalsegno_engine_reset_cache(dalsegno_engine* engine, dalsegno_error* error);
 
+// Counts of values by size: bucket 0 of 0, bucket i from 2^(i-1) on and below 2^i, the last one of all greater ones
+// too.
+enum { DALSEGNO_HISTOGRAM_BUCKETS = 33, DALSEGNO_STOPPED_COUNT = 7 };
+typedef struct dalsegno_histogram {
+  uint64_t buckets[DALSEGNO_HISTOGRAM_BUCKETS];
+  uint64_t count, sum;
+} dalsegno_histogram;
+typedef struct dalsegno_reuse_counts {
+  uint64_t requests, reused_tokens, missing_tokens;
+} dalsegno_reuse_counts;
+// What the cache has done since the engine was opened, and what it holds now. Queries of log-probabilities and prefixes
+// computed for a pin count as requests.
+typedef struct dalsegno_cache_report {
+  dalsegno_reuse_counts by_cause[DALSEGNO_STOPPED_COUNT];  // [DALSEGNO_STOPPED_...]: why their reuse ended
+  dalsegno_histogram reused_tokens, missing_tokens;        // of each request's prompt
+  uint64_t continued;    // requests that a cache they were given took further than what was shared
+  uint64_t waits;        // times that a request waited for another to compute the same blocks
+  uint64_t preemptions;  // times that a running request gave its room up to others
+  // Blocks that went, by why: for others; for others of their salt, which was over its quota; for a memory limit; by
+  // their time to live; by being cleared. Checkpoints lose the K/V of sliding-window layers alone.
+  uint64_t evicted_room, evicted_quota, evicted_limit, evicted_expired, evicted_cleared, evicted_checkpoints;
+  dalsegno_histogram unused_for;  // requests between a block's last use and its eviction for room or a quota
+  uint64_t blocks, window_blocks, checkpoints;               // now: of 16 tokens; with K/V of sliding-window layers too
+  uint64_t kv_cached, kv_in_use, kv_pinned, kv_free, index;  // now, in bytes; what is pinned is in use
+} dalsegno_cache_report;
+DALSEGNO_API int32_t dalsegno_engine_cache_report(dalsegno_engine* engine, dalsegno_cache_report* out, size_t out_size,
+                                                  dalsegno_error* error);
+
 typedef struct dalsegno_audit {
   uint64_t checked, skipped, mismatched;
   const char* last_mismatch;

@@ -8,6 +8,8 @@ import re
 import sys
 
 MOST_LINES = 600
+# The C interface is one header, so that another language binds one file.
+LONG = {"include/dalsegno.h"}
 
 # What each folder may include beside itself and the public API. `folder/file` allows one file of a folder.
 LADDER = {
@@ -94,7 +96,7 @@ def check(root):
     found = []
     for path, below in source_files(root):
         lines = path.read_bytes().count(b"\n")
-        if lines > MOST_LINES:
+        if lines > MOST_LINES and str(below) not in LONG:
             found.append(f"{below}: {lines} lines, more than {MOST_LINES}")
         folder = folder_of(below)
         if path.suffix not in CPP or folder is None:

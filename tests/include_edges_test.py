@@ -102,6 +102,7 @@ class IncludeEdges(unittest.TestCase):
     def test_a_file_that_is_too_long(self):
         self.plant("tests/golden/long.cpp", "\n" * 601)
         self.plant("scripts/good", "\n" * 600)
+        self.plant("include/dalsegno.h", "\n" * 601)
         self.plant("scripts/bad", "\n" * 601)
         self.assert_only("scripts/bad: 601 lines")
 

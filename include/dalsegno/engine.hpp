@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "dalsegno/cache_report.hpp"
 #include "dalsegno/memory.hpp"
 #include "dalsegno/result.hpp"
 #include "dalsegno/tokenizer.hpp"
@@ -121,6 +122,7 @@ class Engine {
   [[nodiscard]] virtual int context() const = 0;
   // Drops every cached block that no running request uses.
   virtual void reset_cache() = 0;
+  virtual CacheReport cache_report() = 0;
   // Audits so many sampled blocks at once, beside those of EngineOptions::audit_share; 0: only reports.
   virtual AuditReport audit_cache(int blocks = 0) = 0;
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -38,6 +39,7 @@ enum class Stopped : std::uint8_t {
   name_space,  // cached under another key (shown as "namespace")
   off,         // the request did not want reuse
 };
+inline constexpr std::size_t kStoppedCount = 7;
 
 enum class FinishReason : std::uint8_t {
   stop,  // at an end-of-turn token, a stop text, or where a constraint allows nothing more

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cerrno>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -15,10 +14,6 @@ namespace dalsegno {
 namespace {
 
 constexpr std::uint32_t kNone = 0xFFFFFFFFU;
-
-// Fresh memory is backed this far ahead of need: one huge page, 2 to 5 ms where first touch runs at
-// 0.4 to 0.9 GB/s, so that no step waits for a whole extent. 8 MiB at a time is no faster in all.
-constexpr std::uint64_t kTouchBytes = 2ULL << 20;
 
 std::uint64_t system_page() {
   static const auto bytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
@@ -30,17 +25,6 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) {
 }
 std::uint64_t round_down(std::uint64_t value, std::uint64_t unit) {
   return value / unit * unit;
-}
-
-bool back_with_memory(std::byte* begin, std::uint64_t bytes) {
-#ifdef MADV_POPULATE_WRITE
-  if (madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) return true;
-  if (errno != EINVAL) return false;
-#endif
-  // Kernels before 5.14 have no such call. The bytes are zero, so writing zero changes nothing.
-  for (std::uint64_t at = 0; at < bytes; at += system_page())
-    static_cast<volatile std::byte*>(begin)[at] = std::byte{0};
-  return true;
 }
 
 }  // namespace
@@ -161,13 +145,12 @@ std::optional<std::uint32_t> BlockPool::allocate_page() {
   return lend_from(first_open_);
 }
 
-std::optional<std::uint32_t> BlockPool::lend_from(std::uint32_t number) {
+std::uint32_t BlockPool::lend_from(std::uint32_t number) {
   Extent& extent = extents_[number];
   std::uint32_t page = extent.free_head;
   if (page != kNone) {
     extent.free_head = next_[page];
   } else {
-    if (extent.fresh == extent.touched && !touch_ahead(number)) return std::nullopt;
     page = number * pages_per_extent_ + extent.fresh++;
   }
   references_[page] = 1;
@@ -197,18 +180,6 @@ bool BlockPool::grow() {
   references_.resize(std::max(references_.size(), ids));
   next_.resize(references_.size(), kNone);
   first_open_ = number;
-  return true;
-}
-
-bool BlockPool::touch_ahead(std::uint32_t number) {
-  Extent& extent = extents_[number];
-  const std::uint64_t step = std::max<std::uint64_t>(kTouchBytes / stride_, 1);
-  const auto touched = static_cast<std::uint32_t>(std::min<std::uint64_t>(extent.committed, extent.touched + step));
-  // Bytes below `begin` are in use: the fallback of back_with_memory() must not write there.
-  const std::uint64_t begin = round_up(extent.touched * std::uint64_t{stride_}, system_page());
-  const std::uint64_t end = round_up(touched * std::uint64_t{stride_}, system_page());
-  if (end > begin && !back_with_memory(base_of(number) + begin, end - begin)) return false;
-  extent.touched = touched;
   return true;
 }
 
@@ -307,8 +278,8 @@ std::string BlockPool::check_invariants() const {
     if (reserved != extent.committed * std::uint64_t{stride_}) {
       return fmt::format("extent {} has {} pages but {} reserved bytes", number, extent.committed, reserved);
     }
-    if (extent.fresh > extent.touched || extent.touched > extent.committed || extent.committed > capacity_of(number)) {
-      return fmt::format("extent {} has lent, touched or committed more pages than it has", number);
+    if (extent.fresh > extent.committed || extent.committed > capacity_of(number)) {
+      return fmt::format("extent {} has lent or committed more pages than it has", number);
     }
     std::uint32_t lent = 0;
     for (std::uint32_t at = 0; at < capacity_of(number) && first + at < pages_end(); ++at) {

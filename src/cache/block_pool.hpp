@@ -27,8 +27,9 @@ struct BlockPoolOptions {
 
 // BlockPool lends fixed-size pages, one or a chain of several at a time, and takes them back when nobody refers to
 // them any more. It never picks a victim: when nothing is free and the budget gives no more, allocate() fails.
-// Memory: address space for all pages is mapped once; it becomes memory extent by extent, each
-// reserved from the budget before, and is given back by extent, when one is empty and another is too.
+// Memory: address space for all pages is mapped once; it becomes usable extent by extent, each
+// reserved from the budget before, and is given back by extent, when one is empty and another is too. The system backs
+// a page when it is first written.
 // A page never lent before holds zeros, any other what was last written.
 // A chain of no pages is an id with references like any other, and no memory: what stands for a block of which nothing
 // is kept.
@@ -88,7 +89,6 @@ class BlockPool {
   };
   struct Extent {
     std::uint32_t committed = 0;  // pages that are memory: the first ones
-    std::uint32_t touched = 0;    // of these, backed ahead of need
     std::uint32_t fresh = 0;      // of these, lent at least once
     std::uint32_t used = 0;
     std::uint32_t free_head = 0xFFFFFFFFU;  // page index; linked through next_
@@ -105,10 +105,9 @@ class BlockPool {
   [[nodiscard]] std::optional<PageId> allocate_empty();
   [[nodiscard]] std::string check_empty() const;
   [[nodiscard]] std::optional<std::uint32_t> allocate_page();
-  [[nodiscard]] std::optional<std::uint32_t> lend_from(std::uint32_t extent);
+  [[nodiscard]] std::uint32_t lend_from(std::uint32_t extent);
   void take_back(std::uint32_t page);
   bool grow();
-  bool touch_ahead(std::uint32_t extent);
   void give_back(std::uint32_t extent);
 
   // constant after construction

@@ -86,7 +86,7 @@ TEST_P(BoundedCache, ASequenceHoldsNoMoreThanWhatItSeesAndAStep) {
   compute(opened.table, tokens);
   const CacheStats stats = cache_->stats();
   EXPECT_LE(stats.pages_used - stats.pages_evictable, layout_.pages_for(5000, kStep));
-  EXPECT_EQ(stats.evictions, 0U);
+  EXPECT_EQ(stats.evicted.chosen(), 0U);
   cache_->discard(std::move(opened.table));
 }
 

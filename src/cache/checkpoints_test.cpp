@@ -71,7 +71,7 @@ TEST_F(CheckpointsTest, EditsOfALongConversationResumeNearbyThoughFewWindowsAreK
     EXPECT_EQ(opened.stopped, opened.reused < opened.at ? Stopped::window : Stopped::diverged);
     EXPECT_LE(window_share(), 0.4) << "after edit " << edit;
   }
-  EXPECT_EQ(cache_->stats().evictions + cache_->stats().checkpoint_evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.chosen() + cache_->stats().evicted.checkpoints, 0U);
 }
 
 TEST_F(CheckpointsTest, EditsAfterWhichTheConversationIsShortResumeNearbyToo) {
@@ -151,12 +151,12 @@ TEST_F(CheckpointsTest, WithLittleRoomOldCheckpointsGoBeforeTheBlocksBelowThem) 
   make(250 + 2 * (33 + 32 + 2) + 2 * 3 * 33);
   const Tokens tokens = counting(0, 4000);
   run(tokens);
-  EXPECT_EQ(cache_->stats().evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
   KvCache::Preview all = cache_->preview(keyed("a"), tokens, 3999);
   EXPECT_EQ(all.at, 3999);
   EXPECT_EQ(all.reused, 3999);
   run(counting(50'000, 700));
-  EXPECT_GT(cache_->stats().checkpoint_evictions, 0U);
+  EXPECT_GT(cache_->stats().evicted.checkpoints, 0U);
   all = cache_->preview(keyed("a"), tokens, 3999);
   EXPECT_GT(all.at, 3000);
 }

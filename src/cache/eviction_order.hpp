@@ -53,6 +53,8 @@ class EvictionOrder {
   // Whether something of a live block, itself used at `last_use`, goes before a leaf that could be evicted.
   [[nodiscard]] bool goes_before(const IndexNode& node, std::uint64_t last_use, const IndexNode& leaf) const;
 
+  // Requests since one used it.
+  [[nodiscard]] std::uint64_t unused_for(const IndexNode& node) const { return now_ - node.seen; }
   [[nodiscard]] std::uint64_t live() const { return leaves_.live; }
   [[nodiscard]] std::uint64_t fresh() const { return leaves_.never_hit; }
   // Empty if sound, else the first violation. Cost: linear in leaves.

@@ -113,18 +113,19 @@ std::uint64_t KvCache::Impl::evictable() const {
 
 // What the policy puts first. A checkpoint was made or resumed from before the sequence below it ended, so those of a
 // conversation go before the blocks that would be useless without them, from its beginning to its end.
-bool KvCache::Impl::evict_one() {
+bool KvCache::Impl::evict_one(std::uint64_t EvictedBlocks::*why) {
   IndexNode* leaf = index.least();
   IndexNode* mark = checkpoints.oldest();
   if (mark != nullptr && (leaf == nullptr || index.order().goes_before(*mark, mark->mark_use, *leaf))) {
     checkpoints.unmark(*mark);
-    ++checkpoint_evictions;
+    ++evicted.checkpoints;
     return true;
   }
   if (leaf == nullptr) return false;
+  if (why == &EvictedBlocks::room) unused_for.add(index.order().unused_for(*leaf));
   checkpoints.unmark(*leaf);
   pool->release(index.evict(PrefixIndex::Remember::yes));
-  ++evictions;
+  ++(evicted.*why);
   return true;
 }
 
@@ -157,7 +158,7 @@ bool KvCache::Impl::could_fit(Range full, Range window) const {
 // Where some blocks hold codes and others values, what was left behind in a page need not be finite to its next user.
 std::optional<PageId> KvCache::Impl::allocate(int pages) {
   std::optional<PageId> chain = pool->allocate(pages);
-  while (!chain && evict_one()) chain = pool->allocate(pages);
+  while (!chain && evict_one(&EvictedBlocks::room)) chain = pool->allocate(pages);
   for (PageId page = chain && layout.start > 0 ? *chain : kNoPage; page != kNoPage && pages > 0;
        page = pool->next(page)) {
     std::memset(pool->address(page), 0, layout.page_bytes());
@@ -398,7 +399,10 @@ int KvCache::most_tokens(int rows) const {
 void KvCache::clear() {
   impl_->index.forget_ghosts();
   while (IndexNode* mark = impl_->checkpoints.oldest()) impl_->checkpoints.unmark(*mark);
-  while (IndexNode* leaf = impl_->index.least()) impl_->remove_leaf(*leaf, PrefixIndex::Remember::no);
+  while (IndexNode* leaf = impl_->index.least()) {
+    impl_->remove_leaf(*leaf, PrefixIndex::Remember::no);
+    ++impl_->evicted.cleared;
+  }
   impl_->pool->give_back();
 }
 
@@ -410,7 +414,7 @@ void KvCache::shrink(std::uint64_t bytes) {
     const std::uint64_t excess = self.memory.used() - bytes;
     const std::uint64_t most = std::max<std::uint64_t>(1, excess / self.layout.block_bytes());
     std::uint64_t gone = 0;
-    while (gone < most && self.evict_one()) ++gone;
+    while (gone < most && self.evict_one(&EvictedBlocks::limit)) ++gone;
     self.pool->give_back();
     if (gone == 0) return;
   }
@@ -418,20 +422,24 @@ void KvCache::shrink(std::uint64_t bytes) {
 
 CacheStats KvCache::stats() const {
   const Impl& self = *impl_;
-  return {.pages_used = self.pool->used(),
-          .pages_evictable = self.evictable(),
-          .pages_limit = self.pool->limit(),
-          .evictions = self.evictions,
-          .quota_evictions = self.quota_evictions,
-          .expirations = self.expirations,
-          .blocks_pinned = self.index.pinned(),
-          .pages_pinned = self.pinned_pages,
-          .index_nodes = self.index.live() + self.index.ghosts(),
-          .index_bytes = self.index.bytes(),
-          .blocks = self.index.live(),
-          .window_blocks = self.checkpoints.windows(),
-          .checkpoints = self.checkpoints.count(),
-          .checkpoint_evictions = self.checkpoint_evictions};
+  return {
+      .pages_used = self.pool->used(),
+      .pages_evictable = self.evictable(),
+      .pages_limit = self.pool->limit(),
+      .pages_free = self.pool->committed_bytes() / BlockPool::stride_of(self.layout.page_bytes()) - self.pool->used(),
+      .evicted = self.evicted,
+      .unused_for = self.unused_for,
+      .blocks_pinned = self.index.pinned(),
+      .pages_pinned = self.pinned_pages,
+      .index_nodes = self.index.live() + self.index.ghosts(),
+      .index_bytes = self.index.bytes(),
+      .blocks = self.index.live(),
+      .window_blocks = self.checkpoints.windows(),
+      .checkpoints = self.checkpoints.count()};
+}
+
+std::uint64_t KvCache::page_stride() const {
+  return BlockPool::stride_of(impl_->layout.page_bytes());
 }
 
 const KvLayout& KvCache::layout() const {

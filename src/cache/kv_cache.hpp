@@ -12,6 +12,7 @@
 #include "base/clock.hpp"
 #include "base/memory_budget.hpp"
 #include "cache/eviction_policy.hpp"
+#include "dalsegno/cache_report.hpp"
 #include "dalsegno/result.hpp"
 #include "dalsegno/types.hpp"
 #include "tensor/kv_view.hpp"
@@ -42,11 +43,9 @@ struct CacheStats {
   std::uint64_t pages_used = 0;       // pinned by sequences or held by the index
   std::uint64_t pages_evictable = 0;  // of these, what could be given up
   std::uint64_t pages_limit = 0;
-  // Blocks given up for room, those of them that made it for others of their own namespace, which was over its quota,
-  // and those that expired.
-  std::uint64_t evictions = 0;
-  std::uint64_t quota_evictions = 0;
-  std::uint64_t expirations = 0;
+  std::uint64_t pages_free = 0;  // reserved from the budget, and empty
+  EvictedBlocks evicted;
+  Histogram unused_for;  // requests between a block's last use and its eviction for room or a quota
   std::uint64_t blocks_pinned = 0;
   std::uint64_t pages_pinned = 0;  // each pin's pages of sliding-window layers counted for itself
   std::uint64_t index_nodes = 0;   // blocks of the index, remembered evicted ones included
@@ -55,7 +54,6 @@ struct CacheStats {
   // Of models with sliding-window layers.
   std::uint64_t window_blocks = 0;  // blocks of the index that have the pages of those layers too
   std::uint64_t checkpoints = 0;
-  std::uint64_t checkpoint_evictions = 0;  // for room; others are given up as sequences go on
 };
 
 // Block pool, block tables and prefix index behind the few calls the engine makes.
@@ -159,6 +157,8 @@ class KvCache {
   [[nodiscard]] std::optional<BlockPages> pages_of(const Namespace& name_space, std::span<const TokenId> tokens) const;
   // From now on nothing of this namespace is reused, now or later: open() serves it as open_private() does.
   void quarantine(const Namespace& name_space);
+  // False for a table opened in a namespace that has come into quarantine since.
+  [[nodiscard]] bool is_trusted(const BlockTable& table) const;
   // True if `pages` more could be had by allocating and evicting everything evictable.
   [[nodiscard]] bool could_fit(std::uint64_t pages) const;
   // Drops every block no table pins, and what the index remembers of evicted ones; gives every
@@ -168,6 +168,8 @@ class KvCache {
   // tables' blocks are left. More may go than `bytes` asks for: an extent is given back when all of it is free.
   void shrink(std::uint64_t bytes);
   [[nodiscard]] CacheStats stats() const;
+  // In bytes, what a page takes.
+  [[nodiscard]] std::uint64_t page_stride() const;
   // Empty if sound, else the first violation as a sentence. Cost: linear in pages and nodes.
   [[nodiscard]] std::string check_invariants() const;
   [[nodiscard]] const KvLayout& layout() const;

@@ -49,6 +49,11 @@ std::optional<KvCache::BlockPages> KvCache::pages_of(const Namespace& name_space
   return pages;
 }
 
+bool KvCache::is_trusted(const BlockTable& table) const {
+  const Namespace* name_space = table.state_->tree->name_space;
+  return name_space == nullptr || !impl_->quarantined.contains(*name_space);
+}
+
 void KvCache::quarantine(const Namespace& name_space) {
   impl_->quarantined.insert(name_space);
 }

@@ -38,8 +38,8 @@ struct KvCache::Impl {
   void retain(PageId page);
   void release(PageId page, bool child_held = false);
   [[nodiscard]] std::uint64_t evictable() const;
-  // The place where the choice of what to forget is made. False: nothing can be.
-  bool evict_one();
+  // The place where the choice of what to forget is made, counted as `why`. False: nothing can be.
+  bool evict_one(std::uint64_t EvictedBlocks::*why);
   struct Blocks {
     std::vector<PageId> full;
     std::vector<PageId> window;
@@ -96,11 +96,9 @@ struct KvCache::Impl {
   const MemoryBudget& memory;
   std::vector<BlockTable::State*> tables;  // open
   std::set<Namespace> quarantined;
-  std::uint64_t evictions = 0;
-  std::uint64_t quota_evictions = 0;
-  std::uint64_t expirations = 0;
+  EvictedBlocks evicted;
+  Histogram unused_for;
   std::uint64_t pinned_pages = 0;
-  std::uint64_t checkpoint_evictions = 0;
 };
 
 }  // namespace dalsegno

@@ -114,12 +114,12 @@ class Oracle {
 
   void note_forgotten() {
     const CacheStats stats = cache_->stats();
-    if (stats.evictions != evictions_ || stats.expirations != expirations_) forgot_ = true;
-    if (stats.checkpoint_evictions != checkpoint_evictions_) forgot_checkpoints_ = true;
-    expirations_ = stats.expirations;
-    quota_evictions_ = stats.quota_evictions;
-    evictions_ = stats.evictions;
-    checkpoint_evictions_ = stats.checkpoint_evictions;
+    if (stats.evicted.chosen() != evictions_ || stats.evicted.expired != expirations_) forgot_ = true;
+    if (stats.evicted.checkpoints != checkpoint_evictions_) forgot_checkpoints_ = true;
+    expirations_ = stats.evicted.expired;
+    quota_evictions_ = stats.evicted.quota;
+    evictions_ = stats.evicted.chosen();
+    checkpoint_evictions_ = stats.evicted.checkpoints;
   }
 
   void act() {
@@ -328,7 +328,7 @@ class Oracle {
       EXPECT_EQ(sequence.table.capacity(), capacity);
       EXPECT_EQ(sequence.table.blocks(), blocks);
       EXPECT_EQ(cache_->stats().pages_used, before.pages_used);
-      EXPECT_EQ(cache_->stats().evictions, before.evictions);
+      EXPECT_EQ(cache_->stats().evicted.chosen(), before.evicted.chosen());
       return finish();
     }
     // What a step leaves behind positions it does not commit is garbage nobody may ever see.

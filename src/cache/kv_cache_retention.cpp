@@ -25,7 +25,7 @@ void KvCache::Impl::expire() {
   const std::uint64_t time = now(*options.clock);
   while (IndexNode* leaf = index.order().expired(time)) {
     remove_leaf(*leaf, PrefixIndex::Remember::yes);
-    ++expirations;
+    ++evicted.expired;
   }
 }
 
@@ -52,9 +52,9 @@ void KvCache::Impl::trim(PrefixTree& tree, std::uint64_t pages) {
   while (tree.share->pages + pages > tree.share->quota) {
     IndexNode* leaf = index.order().least(*tree.share);
     if (leaf == nullptr) return;
+    unused_for.add(index.order().unused_for(*leaf));
     remove_leaf(*leaf, PrefixIndex::Remember::yes);
-    ++evictions;
-    ++quota_evictions;
+    ++evicted.quota;
   }
 }
 

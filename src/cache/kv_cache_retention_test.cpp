@@ -130,8 +130,8 @@ TEST_F(RetentionTest, WhatIsNotUsedForItsTimeToLiveIsEvicted) {
   const auto gone = cache_->preview(salted("a"), brief, 160);
   EXPECT_EQ(gone.reused, 0);
   EXPECT_EQ(gone.stopped, Stopped::evicted);
-  EXPECT_EQ(cache_->stats().expirations, 10U);
-  EXPECT_EQ(cache_->stats().evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.expired, 10U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
   EXPECT_EQ(held(lasting), 10);
 }
 
@@ -174,7 +174,7 @@ TEST_F(RetentionTest, WhatHasExpiredMakesRoomBeforeAnythingElse) {
   clock_.advance(seconds(1));
   ask(text(20));
   EXPECT_EQ(held(old), 10);
-  EXPECT_EQ(cache_->stats().evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
 }
 
 TEST_F(RetentionTest, ATenantBeyondItsQuotaMakesRoomForItself) {
@@ -188,7 +188,7 @@ TEST_F(RetentionTest, ATenantBeyondItsQuotaMakesRoomForItself) {
   }
   EXPECT_EQ(held(theirs, "other"), 70);
   EXPECT_EQ(cache_->stats().blocks, 90U);
-  EXPECT_EQ(cache_->stats().quota_evictions, 80U);
+  EXPECT_EQ(cache_->stats().evicted.quota, 80U);
 }
 
 TEST_F(RetentionTest, AScanWithinAQuotaSparesWhatTheTenantComesBackTo) {

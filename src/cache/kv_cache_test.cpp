@@ -108,7 +108,7 @@ TEST_F(KvCacheTest, APartialTailThatGrowsDoesNotStayTwice) {
   EXPECT_EQ(cache_->stats().pages_used, 2U);
   finished(counting(0, 32));
   EXPECT_EQ(cache_->stats().pages_used, 2U);
-  EXPECT_EQ(cache_->stats().evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
   EXPECT_EQ(preview(counting(0, 40)).reused, 32);
 }
 
@@ -193,7 +193,7 @@ TEST_F(KvCacheTest, WhatCannotFitLeavesTheTableAndTheIndexAlone) {
   EXPECT_EQ(table.tokens(), 20);
   EXPECT_EQ(table.blocks(), 2);
   EXPECT_EQ(preview(counting(100, 32)).reused, 32);
-  EXPECT_EQ(cache_->stats().evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
   extend_and_fill(table, counting(0, 48));
   EXPECT_EQ(preview(counting(100, 32)).reused, 16);
   EXPECT_FALSE(cache_->extend(table, 2'000'000'000).ok());
@@ -332,9 +332,9 @@ TEST_F(KvCacheTest, LimitedByTheProcessBudgetItLeavesRoomForItsOwnIndex) {
   EXPECT_TRUE(cache_->could_fit(pages));
   EXPECT_FALSE(cache_->could_fit(pages + 1));
   finished(counting(0, static_cast<int>(pages) * kBlockTokens));
-  EXPECT_EQ(cache_->stats().evictions, 0U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
   finished(counting(-5000, 100));
-  EXPECT_EQ(cache_->stats().evictions, 7U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 7U);
   EXPECT_LE(small.used(), small.limit());
   cache_.reset();
   EXPECT_EQ(small.used(), 0U);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "cli/cache_lines.hpp"
 #include "cli/json.hpp"
 #include "cli/line_editor.hpp"
 #include "cli/models_folder.hpp"
@@ -29,6 +30,7 @@ constexpr const char* kCommands =
     "/undo   take back the last question and its reply\n"
     "/trim N drop the last N tokens: the end of a reply, other messages as a whole\n"
     "/reset  begin again; what is cached stays cached\n"
+    "/cache  show what the cache has done so far and what it holds\n"
     "/exit   leave, as Ctrl-D does\n";
 
 // One conversation, whoever types it: a person at a terminal or a file of questions.
@@ -176,6 +178,8 @@ bool Chat::obey(const std::string& command) {
     report(session_.set_transcript(beginning()), "The conversation begins again.\n");
   } else if (command == "/undo") {
     undo();
+  } else if (command == "/cache") {
+    note(cache_lines(engine_.cache_report()));
   } else if (command.starts_with("/trim")) {
     trim(command.substr(5));
   } else {

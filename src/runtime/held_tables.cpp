@@ -60,9 +60,13 @@ HeldTables::Pages HeldTables::pages_of(const BlockTable& table) const {
   return pages;
 }
 
-HeldTables::Pages HeldTables::pages(std::uint64_t id) {
+Result<HeldTables::Pages> HeldTables::pages(std::uint64_t id) {
   const BlockTable* table = find(id);
   assert(table != nullptr);
+  if (!cache_.is_trusted(*table)) {
+    return Error{ErrorCode::corrupt,
+                 "an audit has found that the cache this comes from is damaged; make it again from its tokens"};
+  }
   return pages_of(*table);
 }
 

@@ -34,7 +34,8 @@ class HeldTables {
   struct Pages {
     std::vector<std::vector<std::byte*>> slices;  // [kAllSlices][blocks], those of the layout; nullptr: absent
   };
-  [[nodiscard]] Pages pages(std::uint64_t id);
+  // Errors: corrupt (an audit has found that the cache they come from is damaged).
+  [[nodiscard]] Result<Pages> pages(std::uint64_t id);
 
   // K/V that come from elsewhere: begin(), then what is missing of `pages` is written, on any thread, then end().
   // Until then nobody sees them. Errors: also exhausted (no room).

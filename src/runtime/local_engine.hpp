@@ -39,6 +39,7 @@ class LocalEngine final : public Engine {
   [[nodiscard]] const Tokenizer& tokenizer() const override { return *tokenizer_; }
   [[nodiscard]] int context() const override { return context_; }
   void reset_cache() override;
+  CacheReport cache_report() override { return scheduler_->cache_report(); }
   AuditReport audit_cache(int blocks) override { return scheduler_->audit(blocks); }
 
   // For what else drives sequences (score, bench, tests). Errors as generate().

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <mutex>
@@ -109,8 +110,14 @@ struct LogprobCache::Impl {
   const std::shared_ptr<LogprobRows> rows;
   std::mutex mutex{};
   std::map<std::vector<TokenId>, Pin> pins{};  // of prompts' whole blocks; guarded by mutex
+  std::atomic<std::uint64_t> quarantines{0};   // of the engine, when answers were last trusted
 
   Result<void> pin(std::span<const TokenId> prompt);
+  // What was computed from K/V that are found damaged may be wrong too.
+  void distrust() {
+    const std::uint64_t now = engine.scheduler().quarantines();
+    if (quarantines.exchange(now) != now) rows->clear();
+  }
 };
 
 // Requires: the prompt has passed check_prompt().
@@ -156,6 +163,7 @@ LogprobCache::Query LogprobCache::query(std::span<const TokenId> tokens) {
 }
 
 std::vector<LogprobCache::Query> LogprobCache::query(std::span<const std::vector<TokenId>> batch) {
+  impl_->distrust();
   std::vector<Query> queries;
   std::vector<Work> work;
   bool heads = false;

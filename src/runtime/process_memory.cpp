@@ -102,12 +102,26 @@ bool ProcessMemory::is_active() const {
 
 void ProcessMemory::add(const void* id, Holder holder) {
   const std::lock_guard lock(mutex_);
-  holders_.push_back({id, std::move(holder)});
+  holders_.push_back({id, std::move(holder), 0});
 }
 
 void ProcessMemory::remove(const void* id) {
   const std::lock_guard lock(mutex_);
   std::erase_if(holders_, [id](const Entry& entry) { return entry.id == id; });
+}
+
+void ProcessMemory::set_kept(const void* id, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  for (Entry& entry : holders_) {
+    if (entry.id == id) entry.kept = bytes;
+  }
+}
+
+std::uint64_t ProcessMemory::kept(const void* except) const {
+  const std::lock_guard lock(mutex_);
+  std::uint64_t bytes = 0;
+  for (const Entry& entry : holders_) bytes += entry.id == except ? 0 : entry.kept;
+  return bytes;
 }
 
 int ProcessMemory::ask(const Cut& cut, const void* except) {

@@ -70,6 +70,11 @@ class ProcessMemory : public std::enable_shared_from_this<ProcessMemory> {
   // Requires: remove() before the holder's end. `id` is any address of the holder's own.
   void add(const void* id, Holder holder);
   void remove(const void* id);
+  // What a holder that runs nothing would not give up if asked, in bytes: pins and their like. 0 while it runs
+  // something.
+  void set_kept(const void* id, std::uint64_t bytes);
+  // By all holders but `except`.
+  [[nodiscard]] std::uint64_t kept(const void* except) const;
   // Asks all holders but `except`; returns at once, with the number that were asked.
   int ask(const Cut& cut, const void* except = nullptr);
   // The same, and waits until they are through, or no longer when cancelled.
@@ -80,6 +85,7 @@ class ProcessMemory : public std::enable_shared_from_this<ProcessMemory> {
   struct Entry {
     const void* id;
     Holder holder;
+    std::uint64_t kept = 0;
   };
   ProcessMemory(const MemoryOptions& options, std::uint64_t limit, std::uint64_t idle_limit);
   void watch(const Watch& how);

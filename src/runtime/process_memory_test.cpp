@@ -218,6 +218,24 @@ TEST(Budget, WhatAnotherEngineCachesMakesWay) {
   run(*first, random_tokens(random, 150), {.from = 149});
 }
 
+// What they keep does not go away by waiting for it.
+TEST(Budget, WhatAnotherEnginePinsIsSaidInsteadOfWaitedFor) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  const Reservation taken = ballast(bytes_for(*first, 640));
+  std::mt19937 random(9);
+  auto pin = first->pin(random_tokens(random, 320), "");
+  ASSERT_TRUE(pin.ok()) << pin.error().message;
+  const std::vector<TokenId> prompt = random_tokens(random, 500);
+  const auto refused = second->generate(prompt, {.max_tokens = 1}, {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_NE(refused.error().message.find("other engines"), std::string::npos) << refused.error().message;
+  pin->release();
+  const auto reply = second->generate(prompt, {.max_tokens = 1}, {});
+  EXPECT_TRUE(reply.ok()) << reply.error().message;
+}
+
 TEST(Budget, EnginesThatCompeteForMemoryBothComeToTheirEndWithTheSameBits) {
   const auto first = open_engine();
   const auto second = open_engine();

@@ -181,10 +181,11 @@ std::map<std::string, std::string> key_metadata(const NumericsKey& key) {
 Result<void> save_cache(FileSystem& files, const std::string& path, LocalEngine& engine, const PromptCache& cache,
                         const std::string& attached) {
   const ProcessMemory::Use active = engine.memory().use();
-  HeldTables::Pages pages;
+  Result<HeldTables::Pages> held_pages = HeldTables::Pages{};
   if (cache.size() > 0) {
-    engine.scheduler().with_held([&](HeldTables& held) { pages = held.pages(cache.state()->id); });
+    engine.scheduler().with_held([&](HeldTables& held) { held_pages = held.pages(cache.state()->id); });
   }
+  DALSEGNO_ASSIGN(pages, std::move(held_pages));
   const KvLayout& layout = engine.layout();
   const SavedLayout saved{&layout, cache.size(),
                           layout.slides() && cache.size() > 0 ? first_window_block(layout, pages, cache.size()) : 0};

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <future>
 #include <iterator>
 
 namespace dalsegno {
@@ -22,6 +21,8 @@ constexpr double kNewest = 0.25;
 constexpr std::chrono::milliseconds kIdle{20};
 // How long an engine that runs nothing waits before it asks the others for memory again.
 constexpr std::chrono::milliseconds kAskAgain{10};
+// After so many times, others that run nothing have given up what they could.
+constexpr int kAsks = 10;
 // A deadline as far away as this, in seconds, is none: 30 years.
 constexpr double kForever = 1e9;
 
@@ -62,35 +63,14 @@ void Scheduler::wake() {
   wake_.notify_all();
 }
 
-void Scheduler::on_engine_thread(const std::function<void(KvCache&)>& call) {
-  std::promise<void> done;
-  {
-    const std::lock_guard lock(mutex_);
-    calls_.emplace_back([&](KvCache& cache) {
-      call(cache);
-      done.set_value();
-    });
-  }
-  wake_.notify_all();
-  done.get_future().wait();
-}
-
-void Scheduler::post(std::function<void(KvCache&)> call) {
-  {
-    const std::lock_guard lock(mutex_);
-    calls_.push_back(std::move(call));
-  }
-  wake_.notify_all();
-}
-
 void Scheduler::run() {
   while (wait_for_work()) {
     const bool has_work = !waiting_.empty() || !running_.empty() || !following_.empty();
-    if (has_work && !use_.is_on()) use_ = parts_.memory->use();
+    if (has_work && !use_.is_on()) begin_use();
     drop_ended();
     admit();
     if (!running_.empty()) step();
-    if (waiting_.empty() && running_.empty() && following_.empty()) use_.end();
+    if (waiting_.empty() && running_.empty() && following_.empty()) end_use();
   }
   use_.end();
   for (SequencePtr& sequence : running_) {
@@ -101,60 +81,20 @@ void Scheduler::run() {
   for (SequencePtr& sequence : waiting_) sequence->work.request->on_finished(FinishReason::cancelled);
 }
 
-Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt) {
-  Admission seen;
-  on_engine_thread([&](KvCache& cache) {
-    const int limit = std::min(static_cast<int>(tokens.size()) - 1, first_logit);
-    const KvCache::Preview preview = cache.preview(name_space(salt), tokens, limit);
-    seen = {preview.reused, limit == 0 ? Stopped::cold : preview.stopped, preview.at, token_seconds_};
-  });
-  return seen;
+void Scheduler::begin_use() {
+  use_ = parts_.memory->use();
+  parts_.memory->set_kept(parts_.holder, 0);
 }
 
-void Scheduler::with_held(const std::function<void(HeldTables&)>& call) {
-  on_engine_thread([&](KvCache&) { call(held_); });
-}
-
-void Scheduler::release(std::uint64_t held) {
-  post([this, held](KvCache&) { held_.release(held); });
-}
-
-Result<std::vector<TokenId>> Scheduler::hold_running(std::uint64_t id, const Request& request) {
-  Result<std::vector<TokenId>> tokens = Error{ErrorCode::not_found, "the request has ended"};
-  const auto keep = [&](const Sequence& sequence, Result<int> held) {
-    if (held.ok()) {
-      const auto begin = sequence.work.tokens.begin();
-      tokens = std::vector<TokenId>(begin, begin + held.value());
-    } else {
-      tokens = std::move(held).error();
-    }
-  };
-  on_engine_thread([&](KvCache&) {
-    for (SequencePtr& sequence : running_) {
-      if (sequence->work.request.get() == &request) {
-        keep(*sequence, held_.hold_fork(id, sequence->table, sequence->table.tokens()));
-      }
-    }
-    for (const auto* queue : {&waiting_, &following_}) {
-      for (const SequencePtr& sequence : *queue) {
-        if (sequence->work.request.get() != &request) continue;
-        KvCache::Opened opened = open(*sequence, static_cast<int>(sequence->work.tokens.size()));
-        const int size = opened.table.tokens();
-        const Result<void> held = held_.hold(id, std::move(opened.table));
-        keep(*sequence, held.ok() ? Result<int>(size) : Result<int>(held.error()));
-      }
-    }
-  });
-  return tokens;
-}
-
-AuditReport Scheduler::audit(int blocks) {
-  AuditReport report;
-  on_engine_thread([&](KvCache&) {
-    for (int i = 0; i < blocks; ++i) audit_.audit_one();
-    report = audit_.report();
-  });
-  return report;
+// Also after a call while nothing ran, which may have pinned or released something. An extent with a page that is kept
+// is kept whole; of how many that is true is known once nothing else is left.
+void Scheduler::end_use() {
+  const CacheStats stats = parts_.cache->stats();
+  std::uint64_t pages = stats.pages_used - stats.pages_evictable;
+  if (pages > 0 && stats.pages_evictable == 0) pages += stats.pages_free;
+  const std::uint64_t kept = pages * parts_.cache->page_stride();
+  if (std::exchange(kept_, kept) != kept || use_.is_on()) parts_.memory->set_kept(parts_.holder, kept);
+  use_.end();
 }
 
 // Takes what was queued; sleeps while there is nothing to do. False when the scheduler stops.
@@ -179,7 +119,7 @@ bool Scheduler::wait_for_work() {
       wake_.wait(lock, has_work);
     } else if (!wake_.wait_for(lock, kIdle, has_work)) {
       lock.unlock();
-      audit_.audit_one();
+      audit_one();
       return true;
     }
     arrived.swap(incoming_);
@@ -298,6 +238,7 @@ void Scheduler::admit() {
     for (const SequencePtr& sequence : waiting_) claims_.push_back(&sequence->claim);
     const std::size_t next = FairOrder::first(claims_);
     if (follows(*waiting_[next])) {
+      ++counts_.waits;
       following_.push_back(std::move(waiting_[next]));
     } else if (!admit_one(waiting_[next])) {
       // Nobody overtakes a large request whose turn it is, so none starves.
@@ -318,19 +259,32 @@ bool Scheduler::preempt_for(const Sequence& urgent) {
   return true;
 }
 
+void Scheduler::count(const KvCache::Opened& opened, int missing, bool from_given) {
+  const auto reused = static_cast<std::uint64_t>(opened.reused);
+  ReuseCounts& cause = counts_.by_cause.at(static_cast<std::size_t>(opened.stopped));
+  ++cause.requests;
+  cause.reused_tokens += reused;
+  cause.missing_tokens += static_cast<std::uint64_t>(missing);
+  counts_.continued += from_given ? 1 : 0;
+  counts_.reused_tokens.add(reused);
+  counts_.missing_tokens.add(static_cast<std::uint64_t>(missing));
+}
+
 // The first `limit` tokens as far as they are cached, or as the table has them that the work continues.
-KvCache::Opened Scheduler::open(const Sequence& sequence, int limit) {
+KvCache::Opened Scheduler::open(Sequence& sequence, int limit) {
+  sequence.from_given = false;
   const Work& work = sequence.work;
   if (!work.reuse) return {parts_.cache->open_private(), 0, Stopped::off, 0};
   KvCache::Opened opened = parts_.cache->open(name_space(work.salt), work.tokens, limit, work.retention);
   BlockTable* given = work.from == 0 ? nullptr : held_.find(work.from);
-  if (given == nullptr) return opened;
+  if (given == nullptr || !parts_.cache->is_trusted(*given)) return opened;
   const int common = std::min(limit, work.from_common);
   if (common <= opened.reused) return opened;
   BlockTable table = parts_.cache->fork(*given);
   const int kept = common < table.tokens() ? parts_.cache->rewind(table, common) : table.tokens();
   if (kept <= opened.reused) return opened;
   parts_.cache->discard(std::move(opened.table));
+  sequence.from_given = true;
   const Stopped why = common == limit ? Stopped::end : common < given->tokens() ? Stopped::diverged : Stopped::cold;
   return {std::move(table), kept, kept < common ? Stopped::window : why, common};
 }
@@ -355,9 +309,11 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
     sequence->work.request->on_finished(std::move(sequence->outcome));
     return true;
   }
+  asked_ = 0;
   parts_.cache->expect_end(sequence->table, sequence->prompt_tokens);
   if (!sequence->admitted_before) {
     sequence->work.request->on_admitted({opened.reused, opened.stopped, opened.at, token_seconds_});
+    count(opened, missing, sequence->from_given);
   }
   sequence->admitted_before = true;
   running_.push_back(std::move(sequence));
@@ -479,7 +435,10 @@ int Scheduler::beside_replies() const {
 bool Scheduler::grow(Sequence& sequence, int rows) {
   for (;;) {
     Result<void> room = parts_.cache->extend(sequence.table, rows);
-    if (room.ok()) return true;
+    if (room.ok()) {
+      asked_ = 0;
+      return true;
+    }
     const auto victim =
         std::find_if(running_.rbegin(), running_.rend(), [](const SequencePtr& each) { return each->rows == 0; });
     const bool alone = running_.size() == 1;
@@ -495,15 +454,16 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
   }
 }
 
-// False if this engine could not have room for so many tokens beside its pins even if the others held no K/V. Otherwise
-// they have been asked to give up what they cache, and what they run will end.
+// False if this engine could not have room for so many tokens beside its pins even if the others held no K/V but
+// theirs. Otherwise they have been asked to give up what they cache, and what they run will end.
 bool Scheduler::may_wait_for_others(int tokens, int rows) {
   const MemoryBudget& budget = parts_.memory->budget();
   const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
   const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
   const CacheStats stats = parts_.cache->stats();
-  const std::uint64_t pinned = stats.pages_pinned * parts_.cache->layout().page_bytes();
-  if (parts_.cache->most_tokens(rows) < tokens || needed + pinned > budget.limit() - others_use) return false;
+  std::uint64_t kept = stats.pages_pinned * parts_.cache->page_stride();
+  if (++asked_ > kAsks) kept += parts_.memory->kept(parts_.holder);
+  if (parts_.cache->most_tokens(rows) < tokens || needed + kept + others_use > budget.limit()) return false;
   const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);
   waits_for_others_ = parts_.memory->ask({.target = target}, parts_.holder) > 0;
   return waits_for_others_;
@@ -515,6 +475,9 @@ void Scheduler::give_up(Sequence& sequence, Error why) {
   if (static_cast<int>(sequence.work.tokens.size()) > sequence.prompt_tokens) {
     sequence.outcome = FinishReason::length;
   } else {
+    if (const std::uint64_t kept = parts_.memory->kept(parts_.holder); kept > 0) {
+      why.message += fmt::format(", or release what other engines of this process keep: {}", human_bytes(kept));
+    }
     sequence.outcome = std::move(why);
   }
 }

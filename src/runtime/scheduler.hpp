@@ -88,6 +88,9 @@ class Scheduler {
   Result<std::vector<TokenId>> hold_running(std::uint64_t id, const Request& request);
   // What a request with these tokens would reuse if it were admitted now.
   Admission preview(std::span<const TokenId> tokens, int first_logit, const std::string& salt);
+  CacheReport cache_report();
+  // How many audits put a namespace into quarantine.
+  [[nodiscard]] std::uint64_t quarantines() const { return quarantines_; }
   // How often a sequence had to give way to others.
   [[nodiscard]] std::uint64_t preemptions() const { return preemptions_; }
   [[nodiscard]] const NumericsKey& key() const { return parts_.key; }
@@ -102,6 +105,7 @@ class Scheduler {
     int prompt_tokens = 0;
     int next_logit = 0;
     bool admitted_before = false;
+    bool from_given = false;  // it began with the table that the work continues
     // While it stands aside: for whom, and until how many tokens of that one are there.
     const Sequence* leader = nullptr;
     int awaits = 0;
@@ -123,7 +127,10 @@ class Scheduler {
 
   void run();
   bool wait_for_work();
+  void audit_one();
   void wake();
+  void begin_use();
+  void end_use();
   void enqueue(Work work);
   void drop_ended();
   [[nodiscard]] std::optional<FairOrder::Clock::time_point> next_deadline() const;
@@ -147,7 +154,8 @@ class Scheduler {
   void settle();
   void finish(Sequence& sequence);
   void hold(Sequence& sequence);
-  KvCache::Opened open(const Sequence& sequence, int limit);
+  KvCache::Opened open(Sequence& sequence, int limit);
+  void count(const KvCache::Opened& opened, int missing, bool from_given);
 
   // Constant after construction.
   const Parts parts_;
@@ -168,13 +176,16 @@ class Scheduler {
   std::deque<SequencePtr> following_;  // those that stand aside
   std::vector<SequencePtr> running_;   // in a step: most urgent first, then oldest
   HeldTables held_;
+  CacheReport counts_;              // of requests alone
   ProcessMemory::Use use_;          // while there is a sequence
+  std::uint64_t kept_ = 0;          // that the others know of; see ProcessMemory::set_kept()
   double token_seconds_ = 0;        // of a prompt token, lately
   double chunk_token_seconds_ = 0;  // the same in steps that continue replies as well, which it is charged with
   int reply_rows_ = 0;              // of the step being composed: next tokens of replies
   bool all_wait_ = false;           // for those who read their replies
   bool room_changed_ = true;        // something ended since admission last failed
   bool waits_for_others_ = false;   // nothing runs here, and other engines hold the memory that is wanted
+  int asked_ = 0;                   // them, since there was room
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;
@@ -182,6 +193,7 @@ class Scheduler {
   std::vector<Sequence*> in_step_;
 
   std::atomic<std::uint64_t> preemptions_{0};
+  std::atomic<std::uint64_t> quarantines_{0};
 
   std::thread thread_;  // last: starts when everything else is there
 };

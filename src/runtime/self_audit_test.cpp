@@ -1,12 +1,18 @@
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <chrono>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "cache/block_table.hpp"
+#include "dalsegno/batch.hpp"
+#include "dalsegno/logprobs.hpp"
+#include "dalsegno/prompt_cache.hpp"
 #include "runtime/test_engine.hpp"
 
 namespace dalsegno {
@@ -68,6 +74,44 @@ TEST_P(SelfAuditTest, OneWrongBitPutsTheNamespaceIntoQuarantine) {
     EXPECT_EQ(again->logits(), sound->logits());
     testing::check_cache(*engine);
   }
+}
+
+// What was made from the cache before goes on being held, but nothing is taken from it any more.
+TEST(SelfAuditOfDamage, NeitherGivenCachesNorSavedOnesNorLogProbabilitiesSurviveIt) {
+  std::mt19937 random(4);
+  const auto engine = open_engine();
+  const std::vector<TokenId> tokens = random_tokens(random, 150);
+  const auto sound = engine->generate(tokens, {.max_tokens = 6, .reuse = false}, {});
+  auto made = PromptCache::make(*engine, tokens);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  auto logprobs = LogprobCache::create(*engine, {.max_bytes = 4ULL << 20});
+  ASSERT_TRUE(logprobs.ok());
+  const auto row = (*logprobs)->next_token_logprobs(tokens);
+  turn_a_bit(*engine, 5, Place::first_key);
+  ASSERT_EQ(engine->audit_cache(200).mismatched, 1U);
+
+  BatchGenerator batch(*engine);
+  ASSERT_TRUE(batch.insert({{.prompt = tokens, .options = {.max_tokens = 6}, .cache = *made}}).ok());
+  std::vector<TokenId> reply;
+  Usage usage;
+  for (auto next = batch.next(); !next.empty(); next = batch.next()) {
+    if (next.front().token) reply.push_back(*next.front().token);
+    usage = next.front().usage;
+  }
+  EXPECT_EQ(usage.reused_tokens, 0);
+  EXPECT_EQ(reply, sound->ids);
+
+  const std::string path = ::testing::TempDir() + "dalsegno_damaged_" + std::to_string(getpid());
+  const auto saved = made->save(path);
+  ASSERT_FALSE(saved.ok());
+  EXPECT_EQ(saved.error().code, ErrorCode::corrupt);
+  EXPECT_NE(saved.error().message.find("damaged"), std::string::npos) << saved.error().message;
+  EXPECT_FALSE(std::filesystem::exists(path));
+
+  const std::uint64_t computed = (*logprobs)->stats().computed;
+  const auto again = (*logprobs)->next_token_logprobs(tokens);
+  EXPECT_EQ((*logprobs)->stats().computed, computed + 1);
+  EXPECT_EQ(**again, **row);
 }
 
 TEST(SelfAuditWhenIdle, AuditsTheShareAskedForAndThenRests) {

@@ -38,6 +38,27 @@ dalsegno_generate_options short_reply(int32_t tokens) {
   return options;
 }
 
+static void test_cache_report(dalsegno_engine* engine) {
+  dalsegno_cache_report before, after;
+  MUST(dalsegno_engine_cache_report(engine, &before, sizeof before, error));
+  int32_t prompt[64];
+  for (int32_t i = 0; i < 64; ++i) prompt[i] = 30 + i;
+  const dalsegno_generate_options options = short_reply(1);
+  for (int turn = 0; turn < 2; ++turn) {
+    dalsegno_reply* reply = NULL;
+    MUST(dalsegno_engine_generate(engine, prompt, 64, &options, &reply, error));
+    dalsegno_reply_free(reply);
+  }
+  MUST(dalsegno_engine_cache_report(engine, &after, sizeof after, error));
+  const dalsegno_reuse_counts* end = &after.by_cause[DALSEGNO_STOPPED_END];
+  CHECK(end->requests == before.by_cause[DALSEGNO_STOPPED_END].requests + 1);
+  CHECK(end->reused_tokens == before.by_cause[DALSEGNO_STOPPED_END].reused_tokens + 63);
+  CHECK(after.reused_tokens.count == before.reused_tokens.count + 2);
+  CHECK(after.blocks >= 4 && after.kv_cached > 0 && after.index > 0 && after.evicted_room == 0);
+  CHECK(after.reused_tokens.buckets[6] == before.reused_tokens.buckets[6] + 1);  // 63
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_engine_cache_report(NULL, &after, sizeof after, error));
+}
+
 static void test_errors(dalsegno_engine* engine, const char* model) {
   CHECK(strcmp(dalsegno_stopped_name(DALSEGNO_STOPPED_NAMESPACE), "namespace") == 0);
   CHECK(strcmp(dalsegno_finish_name(DALSEGNO_FINISH_LENGTH), "length") == 0);
@@ -378,6 +399,7 @@ int main(int argc, char** argv) {
   test_models(model);
   dalsegno_engine* engine = open_engine(model);
   test_errors(engine, model);
+  test_cache_report(engine);
   test_tokenizer(engine, model);
   test_generate(engine);
   test_tools(engine);

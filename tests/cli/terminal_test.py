@@ -109,7 +109,7 @@ class AtATerminal(talk.TalkTest):
         terminal = self.chat("--max-tokens", 2)
         for command, answer in ((b"/fly\n", "no command /fly"), (b"/undo\n", "nothing to take back"),
                                 (b"A question\n", "0 reused"), (b"/undo\n", "taken back"),
-                                (b"A question\n", "reused (ram)"), (b"/trim\n", "How many"),
+                                (b"A question\n", "reused (ram)"), (b"/trim\n", "How many"), (b"/cache\n", "prompt tokens reused in 2 requests"),
                                 (b"/trim 1\n", "Dropped: the end of the last reply. "),
                                 (b"/trim 0\n", "Dropped: nothing. "), (b"/trim 999\n", "Dropped: the last 2 messages. The conversation begins again."), (b"/reset\n", "begins again")):
             terminal.type(command)

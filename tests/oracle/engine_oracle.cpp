@@ -92,8 +92,8 @@ bool run_setup(const Setup& setup, const Options& options, std::uint32_t seed, s
   const std::string rest = conversations.judge_rest();
   if (wrong.empty()) wrong = rest;
   const CacheStats stats = conversations.stats();
-  counts.add("blocks evicted", stats.evictions);
-  counts.add("checkpoints evicted", stats.checkpoint_evictions);
+  counts.add("blocks evicted", stats.evicted.chosen());
+  counts.add("checkpoints evicted", stats.evicted.checkpoints);
   fmt::print("{}, seed {}: {} trees, {} steps, {} positions equal\n", describe(setup), seed, trees,
              conversations.steps(), conversations.compared());
   // The logits of a tree are judged while the next one grows.

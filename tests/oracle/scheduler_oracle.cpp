@@ -47,7 +47,7 @@ int run(const Options& options) {
     const std::string rest = arrivals.judge_rest();
     if (wrong.empty()) wrong = rest;
     counts.add("preemptions", arrivals.preemptions());
-    counts.add("blocks evicted", arrivals.stats().evictions);
+    counts.add("blocks evicted", arrivals.stats().evicted.chosen());
     positions += arrivals.compared();
     fmt::print("{}, seed {}: {} requests, {} positions equal\n", describe(setups[i]), seed, arrivals.requests(),
                arrivals.compared());
