@@ -5,15 +5,20 @@
 //! limits on size, work and lexer states, so that a hostile grammar costs milliseconds and a sentence.
 
 use crate::failure::{Code, Failure};
+use crate::grammar_gbnf::{is_gbnf, to_lark};
 use crate::grammar_tokens::GrammarTokens;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory};
+use serde_json::Value;
 use std::sync::Arc;
 use toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokenId};
 
 const LONGEST_TEXT: usize = 1 << 20;
-const LONGEST_REGEX: usize = 1 << 16;
+/// llguidance takes time that grows with the square of these: a quarter of a second each at most.
+const LONGEST_REGEX: usize = 1 << 14;
+const LONGEST_LARK: usize = 1 << 16;
+const MOST_MEMBERS: usize = 2_000;
 /// Address space; what compiling does not reach is never touched.
 const STACK: usize = 256 << 20;
 const LONGEST_REASON: usize = 400;
@@ -37,7 +42,8 @@ impl Source<'_> {
 
     fn check_size(&self) -> Result<(), Failure> {
         let (size, limit) = match self {
-            Source::JsonSchema(text) | Source::Lark(text) => (text.len(), LONGEST_TEXT),
+            Source::JsonSchema(text) => (text.len(), LONGEST_TEXT),
+            Source::Lark(text) => (text.len(), LONGEST_LARK),
             Source::Regex(text) => (text.len(), LONGEST_REGEX),
             Source::Choices(texts) => (texts.iter().map(|text| text.len()).sum(), LONGEST_TEXT),
         };
@@ -51,10 +57,14 @@ impl Source<'_> {
         self.check_size()?;
         match self {
             Source::JsonSchema(text) => {
-                let schema = serde_json::from_str(text).map_err(|e| self.refused(format!("it is not JSON: {e}")))?;
+                let schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
+                check_schema(&schema).map_err(|reason| self.refused(reason))?;
                 Ok(TopLevelGrammar::from_json_schema(schema))
             }
             Source::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
+            Source::Lark(text) if is_gbnf(text) => {
+                Ok(TopLevelGrammar::from_lark(to_lark(text).map_err(|wrong| self.refused(wrong))?))
+            }
             Source::Lark(text) => Ok(TopLevelGrammar::from_lark(text.to_string())),
             Source::Choices(texts) if texts.is_empty() => Err(self.refused("it is empty; give at least one".into())),
             Source::Choices(texts) => {
@@ -67,6 +77,32 @@ impl Source<'_> {
     fn refused(&self, reason: String) -> Failure {
         Failure::new(Code::InvalidArgument, format!("the {} cannot be used: {reason}", self.name()))
     }
+}
+
+/// Requires: at most 127 levels.
+fn check_schema(schema: &Value) -> Result<(), String> {
+    match schema {
+        Value::Object(members) if members.len() > MOST_MEMBERS => {
+            Err(format!("an object in it has {} members, and {MOST_MEMBERS} are the limit", members.len()))
+        }
+        Value::Object(members) => members.iter().try_for_each(|(key, value)| {
+            let longest = key.len().max(value.as_str().filter(|_| key == "pattern").map_or(0, str::len));
+            if longest > LONGEST_REGEX {
+                return Err(format!("a pattern or name in it has {longest} bytes, and {LONGEST_REGEX} are the limit"));
+            }
+            check_schema(value)
+        }),
+        Value::Array(values) => values.iter().try_for_each(check_schema),
+        _ => Ok(()),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    if said.starts_with("recursion limit") {
+        return format!("it is nested deeper than 127 levels (line {}); make it flatter", error.line());
+    }
+    format!("it is not JSON: {said}")
 }
 
 /// What grammars of one vocabulary have in common. Shared by threads.
@@ -112,6 +148,9 @@ impl Grammars {
 fn reason(error: &anyhow::Error) -> String {
     let all = error.to_string();
     let said = all.split("\n<").next().unwrap_or("");
+    if said.starts_with("panic: ") {
+        return "it is larger or deeper than can be compiled; make it smaller".into();
+    }
     let mut text = said.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.len() > LONGEST_REASON {
         let end = (0..=LONGEST_REASON).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);

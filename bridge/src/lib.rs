@@ -6,6 +6,7 @@ mod abi_grammar;
 mod byte_level;
 mod failure;
 mod grammar;
+mod grammar_gbnf;
 mod grammar_tokens;
 mod sentence_piece;
 mod specials;

@@ -12,7 +12,7 @@ struct Constraint {
   enum class Kind : std::uint8_t {
     json_schema,  // draft 2020-12 or what "$schema" says; a keyword that cannot be enforced is refused
     regex,        // matches the whole reply; Rust's syntax, without look-around and back-references
-    lark,         // a context-free grammar in Lark's syntax, from the rule `start` on
+    lark,         // a context-free grammar in Lark's syntax, from the rule `start` on, or in GBNF, from `root` on
     choices,      // one of some texts
   };
   Kind kind = Kind::json_schema;

@@ -43,7 +43,7 @@ void add_constraint(CLI::App& app, GenerateOptions& options) {
   app.add_option_function<std::string>(
          "--grammar",
          [&options](const std::string& path) { constrain(options, Constraint::lark(read_text("--grammar", path))); },
-         "the reply follows the grammar in this file, in Lark's syntax")
+         "the reply follows the grammar in this file, in Lark's syntax or GBNF")
       ->type_name("FILE")
       ->group(group);
   app.add_option_function<std::vector<std::string>>(

@@ -64,16 +64,25 @@ Result<std::optional<TokenId>> ConstrainedText::forced() {
   return job_->matcher.forced();
 }
 
-Constraints::Constraints(const Vocabulary& vocabulary, int logits, MemoryBudget& budget)
-    : vocabulary_(vocabulary), logits_(logits), budget_(budget) {}
+Constraints::Constraints(const Vocabulary& vocabulary, int logits, ProcessMemory& memory)
+    : vocabulary_(vocabulary), logits_(logits), memory_(memory) {}
+
+// If need be, what is cached makes way.
+Result<Reservation> Constraints::reserve_trie() {
+  std::uint64_t text = 0;
+  for (TokenId id = 0; id < vocabulary_.size(); ++id) text += vocabulary_.token_text(id).size();
+  const std::uint64_t bytes = trie_bytes(vocabulary_.size(), text);
+  MemoryBudget& budget = memory_.budget();
+  if (budget.free_bytes() < bytes) {
+    memory_.ask_and_wait({.target = std::max<std::uint64_t>(1, budget.limit() - std::min(budget.limit(), bytes))});
+  }
+  return budget.reserve(MemoryKind::work, bytes, "the vocabulary's trie, which constraints need,");
+}
 
 Result<const Grammars*> Constraints::grammars() {
   const std::lock_guard lock(mutex_);
   if (grammars_) return grammars_.get();
-  std::uint64_t bytes = 0;
-  for (TokenId id = 0; id < vocabulary_.size(); ++id) bytes += vocabulary_.token_text(id).size();
-  DALSEGNO_ASSIGN(trie, budget_.reserve(MemoryKind::work, trie_bytes(vocabulary_.size(), bytes),
-                                        "the trie of the vocabulary, which constraints need,"));
+  DALSEGNO_ASSIGN(trie, reserve_trie());
   DALSEGNO_ASSIGN(made, Grammars::create(vocabulary_));
   trie_ = std::move(trie);
   grammars_ = std::move(made);

@@ -7,9 +7,9 @@
 #include <span>
 #include <string>
 
-#include "base/memory_budget.hpp"
 #include "dalsegno/constraint.hpp"
 #include "runtime/mask_thread.hpp"
+#include "runtime/process_memory.hpp"
 #include "text/grammar.hpp"
 #include "text/vocabulary.hpp"
 
@@ -46,7 +46,7 @@ class ConstrainedText {
 class Constraints {
  public:
   // Requires: both outlive it.
-  Constraints(const Vocabulary& vocabulary, int logits, MemoryBudget& budget);
+  Constraints(const Vocabulary& vocabulary, int logits, ProcessMemory& memory);
 
   // A text at its beginning, or as far as the prompt's last tokens take it. Errors: invalid_argument (the constraint,
   // or tokens it does not allow), exhausted (no memory for the vocabulary's trie).
@@ -57,13 +57,14 @@ class Constraints {
     Constraint constraint;
     Matcher beginning;
   };
+  Result<Reservation> reserve_trie();
   Result<const Grammars*> grammars();
   Result<std::shared_ptr<const Compiled>> compiled(const Constraint& constraint);
 
   // Constant after construction.
   const Vocabulary& vocabulary_;
   const int logits_;  // how many a model makes
-  MemoryBudget& budget_;
+  ProcessMemory& memory_;
 
   std::mutex mutex_;
   // Guarded by mutex_.

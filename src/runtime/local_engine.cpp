@@ -96,8 +96,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
     return Error{ErrorCode::cancelled, fmt::format("{}: loading was cancelled", quoted_path(options.model_path))};
   }
   engine->tokenizer_ = std::move(opened);
-  engine->constraints_ =
-      std::make_unique<Constraints>(engine->vocabulary(), engine->config_.vocabulary, memory->budget());
+  engine->constraints_ = std::make_unique<Constraints>(engine->vocabulary(), engine->config_.vocabulary, *memory);
   return engine;
 }
 

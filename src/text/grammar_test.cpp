@@ -190,6 +190,20 @@ TEST_F(Grammar, ALarkGrammarNests) {
   }
 }
 
+TEST_F(Grammar, GbnfIsUnderstood) {
+  const Matcher matcher =
+      compile(Constraint::lark("# a list\nroot ::= \"[\" item (\",\" item)* \"]\"\nitem ::= [a-c] | \"\\x41\" "
+                               "more{2,3}\nmore ::= [^\\x00-c\\]h-\\U0010ffff]\n"));
+  std::mt19937 random(4);
+  for (int i = 0; i < 50; ++i) {
+    const std::string text = walk(clone(matcher), random);
+    const std::regex form("\\[([a-c]|A[d-g]{2,3})(,([a-c]|A[d-g]{2,3}))*\\]");
+    EXPECT_TRUE(std::regex_match(text, form)) << text;
+  }
+  EXPECT_THAT(refusal(Constraint::lark("root ::= $\n")), HasSubstr("line 1 is not GBNF"));
+  EXPECT_THAT(refusal(Constraint::lark("root ::= (\"a\"\n")), HasSubstr("grammar cannot be used"));
+}
+
 TEST_F(Grammar, ControlTokensAreAllowedByNameAlone) {
   Matcher matcher = compile(Constraint::regex("<\\|im_start\\|>"));
   for (const TokenId id : allowed(matcher)) EXPECT_FALSE(vocabulary_->is_control(id));
@@ -224,10 +238,14 @@ TEST_F(Grammar, BombsAreRefused) {
   refusal(Constraint::regex(repeated("(", 30000) + repeated(")", 30000)));
   refusal(Constraint::regex(repeated("(", 30000) + "a" + repeated(")", 30000)));
   refusal(Constraint::json_schema(repeated("[", 100000)));
-  refusal(Constraint::json_schema(repeated(R"({"items":)", 100000) + "{}" + repeated("}", 100000)));
+  EXPECT_THAT(refusal(Constraint::json_schema(repeated(R"({"items":)", 100000) + "{}" + repeated("}", 100000))),
+              HasSubstr("nested deeper"));
   refusal(Constraint::json_schema(std::string(2 << 20, ' ') + "{}"));
   refusal(Constraint::lark("start: " + repeated("(", 60000) + "\"a\"" + repeated(")", 60000) + "\n"));
   refusal(Constraint::lark("start: a\n" + repeated("a: a a\n", 1000)));
+  refusal(Constraint::regex(repeated("[", 16000)));
+  refusal(Constraint::regex(repeated("(", 8000) + repeated(")", 8000)));
+  refusal(Constraint::regex(repeated("(?i:", 4000)));
   // Alternatives that multiply.
   std::string options, parts;
   for (int i = 0; i < 10; ++i) {
@@ -236,6 +254,39 @@ TEST_F(Grammar, BombsAreRefused) {
   }
   for (int i = 0; i < 10; ++i) parts += (i > 0 ? "," : "") + (R"({"anyOf":[)" + options + "]}");
   refusal(Constraint::json_schema(R"({"allOf":[)" + parts + "]}"));
+}
+
+// Whether they are refused is not what matters: they end soon, without harm.
+TEST_F(Grammar, WhatIsLongButFlatDoesNoHarm) {
+  const auto harmless = [](const Constraint& constraint) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto made = grammars_->compile(constraint);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    EXPECT_LT(seconds, 10) << constraint.text.substr(0, 60);
+  };
+  std::string definitions, properties, rules = "start: r0\n", names;
+  for (int i = 0; i < 2000; ++i) {
+    const std::string a = std::to_string(i), b = std::to_string(i + 1);
+    definitions += "\"a" + a + R"(":{"allOf":[{"$ref":"#/$defs/a)" + b + R"("},{"title":"x"}]},)";
+    properties += (i > 0 ? ",\"p" : "\"p") + a + R"(":{"type":"string"})";
+    rules += "r" + a + ": \"x\" r" + b + "\n";
+    names += (i > 0 ? "|" : "") + ("name" + a);
+  }
+  harmless(Constraint::json_schema(R"({"$ref":"#/$defs/a0","$defs":{)" + definitions + R"("a2000":{}}})"));
+  harmless(Constraint::json_schema(R"({"properties":{)" + properties + "}}"));
+  harmless(
+      Constraint::json_schema(R"({"type":"array","minItems":1000000000,"items":{"type":"array","minItems":100000}})"));
+  harmless(Constraint::json_schema(R"({"type":"string","minLength":1000000000})"));
+  harmless(Constraint::json_schema(R"({"type":"string","pattern":"(.*a){30}.{1000}b"})"));
+  harmless(Constraint::json_schema(R"({"type":"number","multipleOf":1e-300,"minimum":1e300})"));
+  harmless(Constraint::lark(rules + "r2000: \"x\"\n"));
+  harmless(Constraint::regex("((a{1000}){1000}){1000}"));
+  harmless(Constraint::regex(repeated("a?", 5000) + repeated("a", 5000)));
+  harmless(Constraint::regex(repeated("x", 16000)));
+  harmless(Constraint::regex(repeated("(a|b)", 3000)));
+  harmless(Constraint::regex(names.substr(0, 16000)));
+  harmless(Constraint::regex("(.*)(.*)(.*)(.*)(.*)[^x]{500}(.*)y"));
+  harmless(Constraint::one_of({repeated("word ", 200000)}));
 }
 
 }  // namespace
