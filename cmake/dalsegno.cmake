@@ -8,7 +8,10 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")
 
 option(DALSEGNO_TESTS "Build the tests" ON)
 option(DALSEGNO_BENCH "Build the kernel benchmarks" OFF)
+option(DALSEGNO_PYTHON "Build the Python module, of the Python that has nanobind" OFF)
 set(DALSEGNO_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
+
+list(APPEND CMAKE_PROGRAM_PATH "$ENV{HOME}/.cargo/bin")  # where rustup puts cargo
 
 find_program(CCACHE ccache)
 if(CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)

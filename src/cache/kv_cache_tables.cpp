@@ -49,7 +49,7 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
         ErrorCode::exhausted,
         fmt::format("no room for the K/V of {} more tokens: running requests and pins hold {} of {} pages of {}; "
                     "raise --memory or shorten the prompt",
-                    more, self.pool->used() - self.evictable(), self.pool->limit(),
+                    more, self.pool->used() - self.evictable(), self.pool->used() + self.pool->available(),
                     human_bytes(self.layout.page_bytes()))};
   }
   if (copy_full) {

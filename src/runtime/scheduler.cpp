@@ -17,6 +17,9 @@ constexpr int kMeasuredRows = 64;
 // on.
 constexpr int kLeastChunk = 16;
 constexpr double kNewest = 0.25;
+// Of the time that a step with replies may take for prompts, what is aimed at, since a step may take longer than those
+// before it: by a third on a quiet machine, more on one that others use as well.
+constexpr double kAim = 0.7;
 // An engine is idle when nothing came for so long: only then, and once per pause, a block is audited.
 constexpr std::chrono::milliseconds kIdle{20};
 // How long an engine that runs nothing waits before it asks the others for memory again.
@@ -425,9 +428,9 @@ Scheduler::Sequence* Scheduler::next_prompt() {
 
 // How many prompt tokens go into a step with tokens of replies.
 int Scheduler::beside_replies() const {
-  const double each = chunk_token_seconds_ > 0 ? chunk_token_seconds_ : token_seconds_;
+  const double each = chunk_token_seconds_;
   if (each <= 0) return kMeasuredRows;  // a first step, to learn what one takes
-  return std::max(kLeastChunk, static_cast<int>(std::min(parts_.step_seconds / each, double{1 << 20})));
+  return std::max(kLeastChunk, static_cast<int>(std::min(kAim * parts_.step_seconds / each, double{1 << 20})));
 }
 
 // Makes room for `rows` more tokens, if need be by preempting less urgent or younger sequences that are not yet

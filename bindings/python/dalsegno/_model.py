@@ -1,0 +1,110 @@
+"""Model: an engine with its tokenizer, for prompts as text, messages or token ids."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+
+from . import _aio
+from ._dalsegno import BatchGenerator, Engine, LogprobCache, PromptCache, Session
+from ._models import find_model
+from ._progress import Bar
+
+Prompt = "str | Iterable[int] | Iterable[dict]"
+
+
+class Model:
+    """A language model, its cache and its tokenizer.
+
+    Made by `load`. A prompt is text (with what the model adds in front of it, such as BOS), a list of messages (dicts
+    with role and content, rendered by the chat template), or token ids.
+    Safe to use from several threads. `with` closes the engine at the end.
+    """
+
+    def __init__(self, engine: Engine, path: str = ""):
+        self.engine = engine
+        self.path = path
+        self.tokenizer = engine.tokenizer
+
+    def encode(self, prompt) -> list[int]:
+        """The token ids of a prompt. Errors: InvalidArgumentError (no chat template, or it refuses)."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, special=True, bos=True)
+        items = list(prompt)
+        if items and isinstance(items[0], dict):
+            return self.tokenizer.encode(self.tokenizer.render(json.dumps(items), True), special=True)
+        return items
+
+    def generate(self, prompt, *, on_text=None, on_prefill=None, progress: bool | None = None, **options):
+        """The Reply to a prompt. Options: `dalsegno.options.GenerateOptions`; callbacks and errors: `Engine.generate`.
+
+        progress: a bar of the prompt's tokens done (tqdm's, if installed); None: at a terminal.
+        """
+        with Bar(progress, on_prefill) as bar:
+            return self.engine.generate(self.encode(prompt), on_text, bar, **options)
+
+    def stream(self, prompt, *, on_prefill=None, **options):
+        """The same as an iterator of text, a Stream."""
+        return self.engine.stream(self.encode(prompt), on_prefill, **options)
+
+    async def generate_async(self, prompt, *, on_text=None, on_prefill=None, **options):
+        """The Reply, awaited. Cancelling the task cancels the request."""
+        return await _aio.result(self.stream(prompt, on_prefill=on_prefill, **options), on_text)
+
+    def explain(self, prompt, salt: str = ""):
+        """What this prompt would reuse now, and why no more: an Explanation. Computes nothing."""
+        return self.engine.explain(self.encode(prompt), salt)
+
+    def session(self, instructions: str = "", **options) -> Session:
+        """A conversation; options as of Session."""
+        return Session(self.engine, instructions, **options)
+
+    def prompt_cache(self, prompt, salt: str = "") -> PromptCache:
+        """The K/V of a prompt, computed and kept."""
+        return PromptCache.make(self.engine, self.encode(prompt), salt)
+
+    def batch(self) -> BatchGenerator:
+        """A BatchGenerator on this model."""
+        return BatchGenerator(self.engine)
+
+    def logprob_cache(self, **options) -> LogprobCache:
+        """A LogprobCache on this model."""
+        return LogprobCache(self.engine, **options)
+
+    def reset_cache(self) -> None:
+        """Drops every cached block that no running request uses."""
+        self.engine.reset_cache()
+
+    def close(self) -> None:
+        """Lets go of the engine."""
+        self.engine.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __repr__(self):
+        return f"Model({self.path!r})"
+
+
+def load(path_or_name: str | os.PathLike, **options) -> Model:
+    """Loads a GGUF file, or a model of the models folder by its name or how that begins.
+
+    Options: `dalsegno.options.EngineOptions`. Errors: NotFoundError, CorruptError, UnsupportedError, ExhaustedError
+    (the memory budget cannot hold the model), InvalidArgumentError (options).
+    """
+    path = find_model(path_or_name)
+    return Model(Engine(path, **options), path)
+
+
+def generate(model: Model, prompt, **options):
+    """`model.generate(prompt, **options)`."""
+    return model.generate(prompt, **options)
+
+
+def stream_generate(model: Model, prompt, **options):
+    """`model.stream(prompt, **options)`."""
+    return model.stream(prompt, **options)

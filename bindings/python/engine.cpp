@@ -1,0 +1,143 @@
+#include "bindings/python/python.hpp"
+
+namespace dalsegno::python {
+namespace {
+
+using EngineOwner = std::shared_ptr<Engine>;
+
+// A pin and the engine it needs. The pin goes first.
+struct PyPin {
+  EngineOwner engine;
+  std::shared_ptr<Pin> pin;
+};
+
+// As a C++ Pin: goes without the GIL, since unpinning may wait for a step.
+PyPin pinned(const EngineOwner& engine, std::vector<TokenId> prefix, std::string salt) {
+  auto pin = run<std::shared_ptr<Pin>>([engine, prefix = std::move(prefix), salt = std::move(salt)](
+                                           const std::stop_token&) -> Result<std::shared_ptr<Pin>> {
+    DALSEGNO_ASSIGN(made, engine->pin(prefix, salt));
+    return std::make_shared<Pin>(std::move(made));
+  });
+  return {engine, shared_without_gil(std::move(pin))};
+}
+
+PyEngine opened(const nb::handle& path, const nb::kwargs& kwargs) {
+  const EngineOptions options = engine_options(path_of(path), kwargs);
+  auto engine = run<EngineOwner>([options](const std::stop_token& cancel) -> Result<EngineOwner> {
+    DALSEGNO_ASSIGN(made, Engine::open(options, cancel));
+    return EngineOwner(std::move(made));
+  });
+  return {shared_without_gil(std::move(engine))};
+}
+
+Stream stream(const PyEngine& self, const nb::object& prompt, nb::object on_prefill, const nb::kwargs& kwargs) {
+  Asked all = asked(kwargs);
+  return stream_of<Reply>(
+      [engine = self.use(), tokens = tokens_of(prompt), options = std::move(all.options)](
+          const GenerateCallbacks& callbacks) { return engine->generate(tokens, options, callbacks); },
+      all.failure, std::move(on_prefill));
+}
+
+Explanation explain(const PyEngine& self, const nb::object& prompt, std::string salt) {
+  return run<Explanation>([engine = self.use(), tokens = tokens_of(prompt),
+                           salt = std::move(salt)](const std::stop_token&) { return engine->explain(tokens, salt); });
+}
+
+void reset_cache(const PyEngine& self) {
+  run<void>([engine = self.use()](const std::stop_token&) -> Result<void> {
+    engine->reset_cache();
+    return {};
+  });
+}
+
+AuditReport audit_cache(const PyEngine& self, int blocks) {
+  return run<AuditReport>([engine = self.use(), blocks](const std::stop_token&) -> Result<AuditReport> {
+    return engine->audit_cache(blocks);
+  });
+}
+
+constexpr const char* kEngineDoc =
+    "One model, one cache, one engine thread. Safe to use from several threads: requests queue, run together and get\n"
+    "the bits they would get alone.\n\n"
+    "path: a GGUF file. Errors: NotFoundError, CorruptError, UnsupportedError, ExhaustedError (the budget cannot hold\n"
+    "the model).";
+constexpr const char* kGenerateDoc =
+    "Generates a reply to token ids, and waits for it.\n\n"
+    "on_text(text) gets whole characters as they come and may end the reply by returning False; on_prefill(done, "
+    "total)\n"
+    "is told the prompt's tokens done. What a callback raises cancels the request and comes out here.\n"
+    "Errors: InvalidArgumentError (an empty prompt, ids outside the vocabulary, longer than the context),\n"
+    "ExhaustedError (can never fit the budget), NumericError.";
+
+}  // namespace
+
+const std::shared_ptr<Engine>& PyEngine::use() const {
+  if (!engine) raise(ErrorCode::invalid_argument, "the engine is closed");
+  return engine;
+}
+
+void bind_engine(nb::module_& module) {
+  nb::class_<PyEngine>(module, "Engine", kEngineDoc, nb::is_weak_referenceable())
+      .def(
+          "__init__",
+          [](PyEngine* self, const nb::object& path, const nb::kwargs& options) {
+            new (self) PyEngine(opened(path, options));
+          },
+          nb::arg("path"), nb::arg("options"),
+          nb::sig("def __init__(self, path: str | os.PathLike[str], " DALSEGNO_ENGINE_OPTIONS ") -> None"))
+      .def(
+          "generate",
+          [](const PyEngine& self, const nb::object& prompt, const nb::object& on_text, nb::object on_prefill,
+             const nb::kwargs& options) { return stream(self, prompt, std::move(on_prefill), options).drain(on_text); },
+          nb::arg("prompt"), nb::arg("on_text") = nb::none(), nb::arg("on_prefill") = nb::none(), nb::arg("options"),
+          nb::sig("def generate(self, prompt: collections.abc.Iterable[int], "
+                  "on_text: collections.abc.Callable[[str], object] | None = None, "
+                  "on_prefill: collections.abc.Callable[[int, int], object] | None = None, " DALSEGNO_GENERATE_OPTIONS
+                  ") -> Reply"),
+          kGenerateDoc)
+      .def("stream", &stream, nb::arg("prompt"), nb::arg("on_prefill") = nb::none(), nb::arg("options"),
+           nb::sig("def stream(self, prompt: collections.abc.Iterable[int], "
+                   "on_prefill: collections.abc.Callable[[int, int], object] | None = None, " DALSEGNO_GENERATE_OPTIONS
+                   ") -> Stream"),
+           "The same as an iterator of text.")
+      .def("explain", &explain, nb::arg("prompt"), nb::arg("salt") = "",
+           nb::sig("def explain(self, prompt: collections.abc.Iterable[int], salt: str = '') -> Explanation"),
+           "What generate() would reuse of this prompt now, and why no more. Computes nothing.")
+      .def(
+          "pin",
+          [](const PyEngine& self, const nb::object& prefix, std::string salt) {
+            return pinned(self.use(), tokens_of(prefix), std::move(salt));
+          },
+          nb::arg("prefix"), nb::arg("salt") = "",
+          nb::sig("def pin(self, prefix: collections.abc.Iterable[int], salt: str = '') -> Pin"),
+          "Computes and keeps the whole blocks of 16 tokens of this prefix while the Pin exists.\n"
+          "Errors: as generate(), InvalidArgumentError (not one whole block), ExhaustedError (no room).")
+      .def_prop_ro(
+          "context", [](const PyEngine& self) { return self.use()->context(); }, "Most tokens of a sequence.")
+      .def_prop_ro(
+          "tokenizer", [](const PyEngine& self) { return self.use()->tokenizer(); }, "The model's Tokenizer.")
+      .def("reset_cache", &reset_cache, "Drops every cached block that no running request uses.")
+      .def("audit_cache", &audit_cache, nb::arg("blocks") = 0,
+           "Computes so many sampled blocks again and compares them with the cached ones; 0: only reports.")
+      .def(
+          "close", [](PyEngine& self) { self.engine.reset(); },
+          "Lets go of the engine, which ends when no session, cache, batch or pin of it is left.")
+      .def_prop_ro("is_open", [](const PyEngine& self) { return self.engine != nullptr; })
+      .def(
+          "__enter__", [](nb::handle self) { return nb::borrow(self); }, nb::sig("def __enter__(self) -> Engine"))
+      .def(
+          "__exit__", [](PyEngine& self, const nb::args&) { self.engine.reset(); },
+          nb::sig("def __exit__(self, *exception: object) -> None"));
+
+  nb::class_<PyPin>(module, "Pin", "A cached prefix that stays while this exists, whatever needs room.")
+      .def_prop_ro(
+          "tokens", [](const PyPin& self) { return self.pin ? self.pin->tokens() : 0; }, "How many are kept.")
+      .def("release", [](PyPin& self) { self.pin.reset(); })
+      .def(
+          "__enter__", [](nb::handle self) { return nb::borrow(self); }, nb::sig("def __enter__(self) -> Pin"))
+      .def(
+          "__exit__", [](PyPin& self, const nb::args&) { self.pin.reset(); },
+          nb::sig("def __exit__(self, *exception: object) -> None"));
+}
+
+}  // namespace dalsegno::python

@@ -1,0 +1,65 @@
+#include "bindings/python/python.hpp"
+#include "dalsegno/diagnostics.hpp"
+
+namespace dalsegno::python {
+namespace {
+
+// The words of dalsegno/errors.py.
+const char* name(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::invalid_argument:
+      return "invalid_argument";
+    case ErrorCode::not_found:
+      return "not_found";
+    case ErrorCode::corrupt:
+      return "corrupt";
+    case ErrorCode::unsupported:
+      return "unsupported";
+    case ErrorCode::exhausted:
+      return "exhausted";
+    case ErrorCode::cancelled:
+      return "cancelled";
+    case ErrorCode::numeric:
+      return "numeric";
+    case ErrorCode::io:
+      return "io";
+  }
+  return "";
+}
+
+}  // namespace
+
+nb::object exception_of(const Error& error) {
+  return nb::module_::import_("dalsegno.errors").attr("of_code")(name(error.code), error.message);
+}
+
+void raise(ErrorCode code, const std::string& message) {
+  throw Raised(Error{code, message});
+}
+
+void bind_errors(nb::module_& module) {
+  nb::register_exception_translator(
+      [](const std::exception_ptr& thrown, void*) {
+        try {
+          std::rethrow_exception(thrown);
+        } catch (const Raised& raised) {
+          try {
+            const nb::object exception = exception_of(raised.error);
+            PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+          } catch (nb::python_error& other) {  // Ctrl-C, just then
+            other.restore();
+          }
+        }
+      },
+      nullptr);
+  module.attr("numerics_version") = kNumericsVersion;
+  module.def(
+      "cpu_levels",
+      [] {
+        const CpuLevels levels = value_of(cpu_levels());
+        return std::pair(levels.available, levels.chosen);
+      },
+      "The CPU levels this machine runs, lowest first, and the one chosen (DALSEGNO_CPU forces another).");
+}
+
+}  // namespace dalsegno::python

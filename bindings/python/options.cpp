@@ -1,0 +1,327 @@
+// Keyword arguments to options. The names are those of the C++ structs; dalsegno/options.py has their types.
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <mutex>
+#include <span>
+
+#include "bindings/python/python.hpp"
+
+namespace dalsegno::python {
+namespace {
+
+template <class T>
+T cast_option(const char* name, nb::handle value, const char* wanted) {
+  T cast{};
+  if (!nb::try_cast(value, cast)) {
+    throw nb::type_error(
+        (std::string(name) + ": " + wanted + " is wanted, not " + nb::cast<std::string>(nb::repr(value))).c_str());
+  }
+  return cast;
+}
+
+template <class T>
+constexpr const char* wanted_of() {
+  if constexpr (std::is_same_v<T, bool>) return "True or False";
+  if constexpr (std::is_integral_v<T>) return "a whole number in range";
+  if constexpr (std::is_floating_point_v<T>) return "a number";
+  if constexpr (std::is_same_v<T, std::string>) return "text";
+  return "a list of the documented form";
+}
+
+struct Row {
+  const char* name;
+  void (*set)(Asked& asked, const char* name, nb::handle value);
+};
+
+// A field of GenerateOptions, or of one of its parts.
+template <auto Field>
+void set_field(Asked& asked, const char* name, nb::handle value) {
+  auto& field = asked.options.*Field;
+  using T = std::decay_t<decltype(field)>;
+  field = cast_option<T>(name, value, wanted_of<T>());
+}
+template <auto Part, auto Field>
+void set_part(Asked& asked, const char* name, nb::handle value) {
+  auto& field = asked.options.*Part.*Field;
+  using T = std::decay_t<decltype(field)>;
+  field = cast_option<T>(name, value, wanted_of<T>());
+}
+template <auto Field>
+constexpr auto kSampling = set_part<&GenerateOptions::sampling, Field>;
+
+// One text stands for a list of it.
+void set_stop(Asked& asked, const char* name, nb::handle value) {
+  if (nb::isinstance<nb::str>(value)) {
+    asked.options.stop = {nb::cast<std::string>(value)};
+  } else {
+    asked.options.stop = cast_option<std::vector<std::string>>(name, value, "text or a list of texts");
+  }
+}
+
+void set_logit_bias(Asked& asked, const char* name, nb::handle value) {
+  asked.options.sampling.logit_bias.clear();
+  const nb::object pairs = nb::hasattr(value, "items") ? value.attr("items")() : nb::borrow(value);
+  for (const nb::handle pair : nb::iter(pairs)) {
+    asked.options.sampling.logit_bias.push_back(
+        cast_option<std::pair<TokenId, float>>(name, pair, "a dict or a list of (token id, number)"));
+  }
+}
+
+// Processors run on threads of engines, which must be out of Python before the interpreter goes.
+struct Gate {
+  std::mutex mutex;
+  std::condition_variable changed;
+  // Guarded by mutex.
+  bool closed = false;
+  int inside = 0;
+};
+Gate& gate() {
+  static auto* const one = new Gate;  // never destroyed: threads of engines may outlive everything else
+  return *one;
+}
+
+class Inside {
+ public:
+  Inside() {
+    const std::lock_guard lock(gate().mutex);
+    if (gate().closed) throw std::runtime_error("the interpreter ends");
+    ++gate().inside;
+  }
+  ~Inside() {
+    const std::lock_guard lock(gate().mutex);
+    --gate().inside;
+    gate().changed.notify_all();
+  }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+};
+
+// The processor works on copies, which it may keep: the row itself is the engine's.
+void process(const nb::object& callable, std::span<const TokenId> tokens, std::span<float> logits) {
+  const auto row = std::make_shared<std::vector<float>>(logits.begin(), logits.end());
+  const nb::object returned =
+      callable(array_of(std::make_shared<std::vector<TokenId>>(tokens.begin(), tokens.end())), array_of(row));
+  if (returned.is_none()) {
+    std::ranges::copy(*row, logits.begin());
+    return;
+  }
+  const auto given = nb::cast<nb::ndarray<const float, nb::ndim<1>, nb::device::cpu, nb::c_contig>>(returned);
+  if (given.shape(0) != logits.size()) {
+    throw nb::value_error("a logits processor returned an array of another size than the vocabulary");
+  }
+  std::copy_n(given.data(), logits.size(), logits.begin());
+}
+
+void set_processor(Asked& asked, const char* /*name*/, nb::handle value) {
+  if (value.is_none()) {
+    asked.options.logits_processor = nullptr;
+    return;
+  }
+  if (PyCallable_Check(value.ptr()) == 0) throw nb::type_error("logits_processor: a callable is wanted");
+  asked.options.logits_processor = [held = shared_object(nb::borrow(value)), failure = asked.failure](
+                                       std::span<const TokenId> tokens, std::span<float> logits) {
+    const Inside inside;
+    const nb::gil_scoped_acquire acquired;
+    try {
+      process(*held, tokens, logits);
+    } catch (nb::python_error& error) {
+      failure->set(std::move(error));
+      throw std::runtime_error("the logits processor raised an exception");
+    } catch (const nb::builtin_exception& error) {
+      PyErr_SetString(PyExc_ValueError, error.what());
+      failure->set(nb::python_error());
+      throw std::runtime_error("the logits processor returned something else");
+    }
+  };
+}
+
+constexpr Row kRows[] = {
+    {"max_tokens", set_field<&GenerateOptions::max_tokens>},
+    {"stop", set_stop},
+    {"logits_processor", set_processor},
+    {"logprobs", set_field<&GenerateOptions::logprobs>},
+    {"reuse", set_field<&GenerateOptions::reuse>},
+    {"salt", set_field<&GenerateOptions::salt>},
+    {"chunk", set_field<&GenerateOptions::chunk>},
+    {"temperature", kSampling<&SamplingOptions::temperature>},
+    {"top_p", kSampling<&SamplingOptions::top_p>},
+    {"top_k", kSampling<&SamplingOptions::top_k>},
+    {"min_p", kSampling<&SamplingOptions::min_p>},
+    {"typical_p", kSampling<&SamplingOptions::typical_p>},
+    {"repeat_penalty", kSampling<&SamplingOptions::repeat_penalty>},
+    {"repeat_last", kSampling<&SamplingOptions::repeat_last>},
+    {"presence_penalty", kSampling<&SamplingOptions::presence_penalty>},
+    {"frequency_penalty", kSampling<&SamplingOptions::frequency_penalty>},
+    {"dry_multiplier", kSampling<&SamplingOptions::dry_multiplier>},
+    {"dry_base", kSampling<&SamplingOptions::dry_base>},
+    {"dry_allowed_length", kSampling<&SamplingOptions::dry_allowed_length>},
+    {"dry_last", kSampling<&SamplingOptions::dry_last>},
+    {"dry_breakers", kSampling<&SamplingOptions::dry_breakers>},
+    {"logit_bias", set_logit_bias},
+    {"seed", kSampling<&SamplingOptions::seed>},
+    {"stream", kSampling<&SamplingOptions::stream>},
+    {"priority", set_part<&GenerateOptions::retention, &Retention::priority>},
+    {"ttl_seconds", set_part<&GenerateOptions::retention, &Retention::ttl_seconds>},
+    {"urgency", set_part<&GenerateOptions::scheduling, &Scheduling::urgency>},
+    {"deadline_seconds", set_part<&GenerateOptions::scheduling, &Scheduling::deadline_seconds>},
+};
+
+struct EngineRow {
+  const char* name;
+  void (*set)(EngineOptions& options, const char* name, nb::handle value);
+};
+template <auto Field>
+void set_engine(EngineOptions& options, const char* name, nb::handle value) {
+  auto& field = options.*Field;
+  using T = std::decay_t<decltype(field)>;
+  field = cast_option<T>(name, value, wanted_of<T>());
+}
+
+template <class E, std::size_t N>
+E named(const char* option, nb::handle value, const std::array<E, N>& all) {
+  const auto wanted = cast_option<std::string>(option, value, "a name");
+  std::string known;
+  for (const E one : all) {
+    if (wanted == name(one)) return one;
+    known += (known.empty() ? "" : ", ") + std::string(name(one));
+  }
+  throw nb::value_error((std::string(option) + ": '" + wanted + "' is none of " + known).c_str());
+}
+
+template <class Set>
+void each_item(const char* option, nb::handle dict, Set&& set) {
+  for (const auto& [key, value] : nb::cast<nb::dict>(dict)) {
+    const auto name = nb::cast<std::string>(key);
+    if (!set(name, value)) throw nb::type_error((std::string(option) + ": there is no '" + name + "' in it").c_str());
+  }
+}
+
+// "q8", or a dict of KvOptions.
+void set_kv(EngineOptions& options, const char* option, nb::handle value) {
+  constexpr std::array kFormats{KvFormat::bf16, KvFormat::f32, KvFormat::q8, KvFormat::q4};
+  KvOptions& kv = options.kv;
+  if (!nb::isinstance<nb::dict>(value)) {
+    kv.format = named(option, value, kFormats);
+    return;
+  }
+  each_item(option, value, [&](const std::string& name, nb::handle item) {
+    if (name == "format") {
+      kv.format = named("kv format", item, kFormats);
+      return true;
+    }
+    int* const field = name == "group_size" ? &kv.group_size
+                       : name == "start"    ? &kv.start
+                       : name == "max_size" ? &kv.max_size
+                       : name == "keep"     ? &kv.keep
+                                            : nullptr;
+    if (field != nullptr) *field = cast_option<int>(name.c_str(), item, "a whole number");
+    return field != nullptr;
+  });
+}
+
+// Bytes, the name of a preset, or a dict of MemoryOptions.
+void set_memory(EngineOptions& options, const char* option, nb::handle value) {
+  constexpr std::array kPresets{MemoryPreset::automatic, MemoryPreset::idle, MemoryPreset::unconstrained};
+  MemoryOptions& memory = options.memory;
+  if (nb::isinstance<nb::str>(value)) {
+    memory.preset = named(option, value, kPresets);
+    return;
+  }
+  if (!nb::isinstance<nb::dict>(value)) {
+    memory.bytes = cast_option<std::uint64_t>(option, value, "a number of bytes, the name of a preset or a dict");
+    return;
+  }
+  each_item(option, value, [&](const std::string& name, nb::handle item) {
+    if (name == "preset") {
+      memory.preset = named(option, item, kPresets);
+    } else if (name == "bytes") {
+      memory.bytes = cast_option<std::uint64_t>("memory bytes", item, "a number of bytes");
+    } else if (name == "idle_bytes") {
+      memory.idle_bytes = cast_option<std::uint64_t>("memory idle_bytes", item, "a number of bytes");
+    } else {
+      return false;
+    }
+    return true;
+  });
+}
+
+void set_quotas(EngineOptions& options, const char* option, nb::handle value) {
+  options.quotas.clear();
+  for (const auto& [salt, bytes] : nb::cast<nb::dict>(value)) {
+    options.quotas[nb::cast<std::string>(salt)] = cast_option<std::uint64_t>(option, bytes, "a dict of salts to bytes");
+  }
+}
+
+constexpr EngineRow kEngineRows[] = {
+    {"kv", set_kv},
+    {"activation_bits", set_engine<&EngineOptions::activation_bits>},
+    {"context", set_engine<&EngineOptions::context>},
+    {"memory", set_memory},
+    {"audit_share", set_engine<&EngineOptions::audit_share>},
+    {"quotas", set_quotas},
+    {"quota_bytes", set_engine<&EngineOptions::quota_bytes>},
+    {"step_ms", set_engine<&EngineOptions::step_ms>},
+    {"threads", set_engine<&EngineOptions::threads>},
+    {"eviction", set_engine<&EngineOptions::eviction>},
+};
+
+[[noreturn]] void unknown(const std::string& name) {
+  throw nb::type_error(("there is no option '" + name + "'; dalsegno.options has them all").c_str());
+}
+
+}  // namespace
+
+bool set_option(Asked& asked, const std::string& name, nb::handle value) {
+  for (const Row& row : kRows) {
+    if (name == row.name) {
+      row.set(asked, row.name, value);
+      return true;
+    }
+  }
+  return false;
+}
+
+Asked asked(const nb::kwargs& kwargs) {
+  Asked all;
+  for (const auto& [key, value] : kwargs) {
+    const auto name = nb::cast<std::string>(key);
+    if (!set_option(all, name, value)) unknown(name);
+  }
+  return all;
+}
+
+EngineOptions engine_options(const std::string& model_path, const nb::kwargs& kwargs) {
+  EngineOptions options;
+  options.model_path = model_path;
+  for (const auto& [key, value] : kwargs) {
+    const auto wanted = nb::cast<std::string>(key);
+    const auto* const row = std::ranges::find_if(kEngineRows, [&](const EngineRow& one) { return wanted == one.name; });
+    if (row == std::end(kEngineRows)) unknown(wanted);
+    row->set(options, row->name, value);
+  }
+  return options;
+}
+
+void end_processors() {
+  const Released released;
+  std::unique_lock lock(gate().mutex);
+  gate().closed = true;
+  gate().changed.wait(lock, [] { return gate().inside == 0; });
+}
+
+void bind_options(nb::module_& module) {
+  module.def(
+      "_option_names",
+      [] {
+        std::vector<std::string> generate;
+        std::vector<std::string> engine;
+        for (const Row& row : kRows) generate.emplace_back(row.name);
+        for (const EngineRow& row : kEngineRows) engine.emplace_back(row.name);
+        return std::pair(generate, engine);
+      },
+      "The names of all options: of requests, of engines.");
+}
+
+}  // namespace dalsegno::python

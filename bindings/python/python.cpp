@@ -1,0 +1,102 @@
+#include "bindings/python/python.hpp"
+
+#include <limits>
+
+namespace dalsegno::python {
+namespace {
+
+thread_local bool t_released = false;
+
+constexpr int kSignalMilliseconds = 50;  // between looks for signals: a quarter of what Ctrl-C may take
+
+bool on_main_thread() {
+  const nb::object ident = nb::module_::import_("threading").attr("main_thread")().attr("ident");
+  return nb::cast<unsigned long>(ident) == PyThread_get_thread_ident();
+}
+
+}  // namespace
+
+Released::Released() : state_(PyEval_SaveThread()) {
+  t_released = true;
+}
+
+Released::~Released() {
+  t_released = false;
+  PyEval_RestoreThread(state_);
+}
+
+bool holds_gil() {
+  return !on_call_thread() && !t_released;
+}
+
+Call::Event next_event(Call& call) {
+  const bool main = on_main_thread();
+  for (;;) {
+    std::optional<Call::Event> event;
+    {
+      const Released released;
+      event = call.wait(main ? kSignalMilliseconds : 3600 * 1000);
+    }
+    if (event) return std::move(*event);
+    if (main && PyErr_CheckSignals() != 0) {
+      call.cancel();
+      throw nb::python_error();
+    }
+  }
+}
+
+void finish(Call& call) {
+  while (next_event(call).kind != Call::Event::Kind::done) {
+  }
+}
+
+SharedObject shared_object(nb::object object) {
+  return SharedObject(new nb::object(std::move(object)), [](nb::object* held) {
+    if (!nb::is_alive()) return;  // the interpreter has gone, and with it what was held
+    const nb::gil_scoped_acquire acquired;
+    delete held;
+  });
+}
+
+void Failure::set(nb::python_error&& error) {
+  const std::lock_guard lock(mutex_);
+  if (!error_) error_.emplace(std::move(error));
+}
+
+void Failure::rethrow() {
+  std::optional<nb::python_error> error;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!error_) return;
+    error.emplace(std::move(*error_));
+    error_.reset();
+  }
+  throw nb::python_error(std::move(*error));
+}
+
+std::vector<TokenId> tokens_of(nb::handle tokens) {
+  if (nb::isinstance<nb::str>(tokens) || nb::isinstance<nb::bytes>(tokens)) {
+    throw nb::type_error("token ids are wanted, not text: tokenizer.encode() makes them");
+  }
+  std::vector<TokenId> ids;
+  const Py_ssize_t expected = PyObject_Size(tokens.ptr());
+  if (expected > 0) ids.reserve(static_cast<std::size_t>(expected));
+  if (expected < 0) PyErr_Clear();  // an iterator
+  for (const nb::handle item : nb::iter(tokens)) {
+    const nb::object index = nb::steal(PyNumber_Index(item.ptr()));
+    if (!index.is_valid()) throw nb::python_error();
+    const long long id = PyLong_AsLongLong(index.ptr());
+    if (id == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
+    if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
+      raise(ErrorCode::invalid_argument, std::to_string(id) + " is no token id");
+    }
+    ids.push_back(static_cast<TokenId>(id));
+  }
+  return ids;
+}
+
+std::string path_of(nb::handle path) {
+  return nb::cast<std::string>(nb::module_::import_("os").attr("fsdecode")(path));
+}
+
+}  // namespace dalsegno::python

@@ -1,0 +1,213 @@
+#pragma once
+
+// What all files of the module share: errors, the GIL, waiting, token ids, options.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/python/call.hpp"
+#include "dalsegno/engine.hpp"
+#include "dalsegno/result.hpp"
+#include "dalsegno/types.hpp"
+
+namespace dalsegno::python {
+
+namespace nb = nanobind;
+
+// An Error on its way to Python, where it becomes one of the classes of dalsegno/errors.py.
+struct Raised : std::runtime_error {
+  explicit Raised(Error failure) : std::runtime_error(failure.message), error(std::move(failure)) {}
+  Error error;
+};
+// The exception that stands for it.
+nb::object exception_of(const Error& error);
+[[noreturn]] void raise(ErrorCode code, const std::string& message);
+
+template <class T>
+T value_of(Result<T> result) {
+  if (!result.ok()) throw Raised(std::move(result).error());
+  if constexpr (!std::is_void_v<T>) return std::move(result).value();
+}
+
+// The GIL is not held while this exists.
+class Released {
+ public:
+  Released();
+  ~Released();
+  Released(const Released&) = delete;
+  Released& operator=(const Released&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+// Of a thread of Python, a call's or an engine's.
+[[nodiscard]] bool holds_gil();
+
+// Owns what may wait for the engine when it is destroyed: then without the GIL, wherever that happens.
+template <class T>
+std::shared_ptr<T> shared_without_gil(std::shared_ptr<T> owner) {
+  T* const raw = owner.get();
+  return std::shared_ptr<T>(raw, [owner = std::move(owner)](T*) mutable {
+    std::optional<Released> released;
+    if (holds_gil()) released.emplace();
+    owner.reset();
+  });
+}
+template <class T>
+std::shared_ptr<T> shared_without_gil(std::unique_ptr<T> owner) {
+  return shared_without_gil(std::shared_ptr<T>(std::move(owner)));
+}
+
+// What the call says next. A signal whose handler raises (Ctrl-C) cancels the call and leaves at once, whatever the
+// engine is doing.
+Call::Event next_event(Call& call);
+// Its end.
+void finish(Call& call);
+
+// Runs `body` without the GIL; signals are obeyed as by next_event(). Requires: body owns what it uses, since it may go
+// on alone, and holds no Python object. begun: where to put the call.
+template <class T>
+T run(std::function<Result<T>(const std::stop_token&)> body, std::shared_ptr<Call>* begun = nullptr) {
+  const auto result = std::make_shared<std::optional<Result<T>>>();
+  const auto call =
+      Call::start([result, body = std::move(body)](Call& running) { result->emplace(body(running.cancelled())); });
+  if (begun != nullptr) *begun = call;
+  finish(*call);
+  return value_of<T>(std::move(**result));
+}
+
+// A Python object that other threads hold and let go: whoever drops the last of these takes the GIL for it.
+using SharedObject = std::shared_ptr<nb::object>;
+SharedObject shared_object(nb::object object);
+
+// The first exception that a callback raised on a thread of the engine.
+class Failure {
+ public:
+  void set(nb::python_error&& error);
+  // Requires: the GIL.
+  void rethrow();
+
+ private:
+  std::mutex mutex_;
+  std::optional<nb::python_error> error_;
+};
+
+// A sequence of whole numbers, numpy's too.
+std::vector<TokenId> tokens_of(nb::handle tokens);
+// os.PathLike or str.
+std::string path_of(nb::handle path);
+
+// A numpy array [size] of a vector's own memory, which lives as long as the array. Const elements: read-only.
+template <class T>
+nb::object array_of(std::shared_ptr<T> values) {
+  using Element = std::conditional_t<std::is_const_v<T>, const typename T::value_type, typename T::value_type>;
+  auto* const data = values->data();
+  const std::size_t size = values->size();
+  auto* const held = new std::shared_ptr<T>(std::move(values));
+  const nb::capsule owner(held, [](void* owned) noexcept { delete static_cast<std::shared_ptr<T>*>(owned); });
+  return nb::cast(nb::ndarray<nb::numpy, Element, nb::ndim<1>>(data, {size}, owner));
+}
+
+EngineOptions engine_options(const std::string& model_path, const nb::kwargs& kwargs);
+
+// The options of a request, and what its logits processor raises.
+struct Asked {
+  GenerateOptions options{};
+  std::shared_ptr<Failure> failure = std::make_shared<Failure>();
+};
+Asked asked(const nb::kwargs& kwargs);
+// One more option by its name. False: there is none of that name.
+bool set_option(Asked& asked, const std::string& name, nb::handle value);
+
+// After it no logits processor runs, and none begins.
+void end_processors();
+
+// What a class of this module stands for, for as long as it is open.
+struct PyEngine {
+  std::shared_ptr<Engine> engine{};
+  // Errors: invalid_argument (closed).
+  [[nodiscard]] const std::shared_ptr<Engine>& use() const;
+};
+
+// Calls that answer with text as it comes.
+class Stream {
+ public:
+  using Take = std::function<nb::object()>;
+  using Answerer = std::function<std::string(const std::string& question)>;
+  // take: the result, or it raises. Requires: the call ends by itself once cancelled.
+  Stream(std::shared_ptr<Call> call, Take take, nb::object on_prefill, Answerer answerer = {});
+  ~Stream();
+  Stream(Stream&&) = default;
+  Stream& operator=(Stream&&) = delete;
+
+  // Nothing: it has ended.
+  std::optional<std::string> next();
+  // The same without waiting: None, text, or True at the end.
+  nb::object poll();
+  int event_fd() { return call_->event_fd(); }
+  void cancel() { call_->cancel(); }
+  // Reads what is left; on_text (or None) gets it, and ends the reply by returning False.
+  nb::object drain(const nb::object& on_text);
+  // Requires: it has ended, else invalid_argument.
+  [[nodiscard]] nb::object reply() const;
+  [[nodiscard]] bool has_ended() const { return ended_; }
+  [[nodiscard]] const std::shared_ptr<Call>& call() const { return call_; }
+
+ private:
+  // Text, or nothing.
+  std::optional<std::string> handle(Call::Event event);
+
+  std::shared_ptr<Call> call_;
+  Take take_;
+  nb::object on_prefill_;
+  Answerer answerer_;
+  bool ended_ = false;
+  nb::object reply_;
+};
+// Callbacks that hand what comes to the reader of the call.
+GenerateCallbacks callbacks_of(Call& call);
+// A generation as a stream; T: what it comes to.
+template <class T>
+Stream stream_of(std::function<Result<T>(const GenerateCallbacks&)> body, std::shared_ptr<Failure> failure,
+                 nb::object on_prefill, Stream::Answerer answerer = {}) {
+  const auto result = std::make_shared<std::optional<Result<T>>>();
+  auto call =
+      Call::start([result, body = std::move(body)](Call& running) { result->emplace(body(callbacks_of(running))); });
+  auto take = [result, failure = std::move(failure)] {
+    failure->rethrow();
+    return nb::cast(value_of(std::move(**result)));
+  };
+  return {std::move(call), std::move(take), std::move(on_prefill), std::move(answerer)};
+}
+
+void bind_errors(nb::module_& module);
+void bind_options(nb::module_& module);
+void bind_values(nb::module_& module);
+void bind_tokenizer(nb::module_& module);
+void bind_engine(nb::module_& module);
+void bind_stream(nb::module_& module);
+void bind_session(nb::module_& module);
+void bind_prompt_cache(nb::module_& module);
+void bind_batch(nb::module_& module);
+void bind_logprobs(nb::module_& module);
+void bind_models(nb::module_& module);
+
+// Texts of the interface for typed options, as stubs show them.
+#define DALSEGNO_GENERATE_OPTIONS "**options: typing_extensions.Unpack[dalsegno.options.GenerateOptions]"
+#define DALSEGNO_ENGINE_OPTIONS "**options: typing_extensions.Unpack[dalsegno.options.EngineOptions]"
+
+}  // namespace dalsegno::python
