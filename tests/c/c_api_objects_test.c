@@ -92,7 +92,8 @@ void test_session(dalsegno_engine* engine) {
   generate.constraint = DALSEGNO_CONSTRAINT_REGEX;
   generate.constraint_text = "[a-z ]{20}";
   MUST(dalsegno_session_respond(session, "and you?", &generate, &reply, error));
-  CHECK(reply->text_size == 8 && reply->finish == DALSEGNO_FINISH_LENGTH);
+  CHECK(reply->id_count == 8 && reply->finish == DALSEGNO_FINISH_LENGTH);
+  CHECK(strspn(reply->text, "abcdefghijklmnopqrstuvwxyz ") == reply->text_size);
   CHECK(reply->usage.reused_tokens > 0 &&
         reply->usage.prompt_tokens == reply->usage.reused_tokens + reply->usage.prefilled_tokens);
   CHECK(dalsegno_session_turns(session) == 2 && dalsegno_session_report_count(session) == 2);
