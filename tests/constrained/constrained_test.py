@@ -26,6 +26,8 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 RANDOM_SCHEMAS = 200
 # Of the suite's 2020-12 groups; what is refused is printed. More would mean that something was lost.
 MOST_REFUSED = 0.6
+# A small model likes white space, which most of the random schemas allow.
+MOST_UNFINISHED = 0.3
 
 
 def pip(*words):
@@ -122,9 +124,9 @@ def main():
         print(f"  refused {count} times: {sentence}")
     for each in broken:
         print(f"wrong: {each}")
-    unfinished = results["random", "length"] + results["random", "refused"]
-    if unfinished > RANDOM_SCHEMAS / 20:
-        sys.exit(f"error: {unfinished} of the {RANDOM_SCHEMAS} random schemas were refused or got no whole reply")
+    if results["random", "refused"] > 0 or results["random", "length"] > MOST_UNFINISHED * RANDOM_SCHEMAS:
+        sys.exit(f"error: of the {RANDOM_SCHEMAS} random schemas {results['random', 'refused']} were refused, and "
+                 f"{results['random', 'length']} got no whole reply")
     if results["suite", "refused"] > MOST_REFUSED * sum(n for (kind, _), n in results.items() if kind == "suite"):
         sys.exit("error: more of the suite is refused than was")
     if broken:
