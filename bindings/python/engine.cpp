@@ -56,6 +56,60 @@ AuditReport audit_cache(const PyEngine& self, int blocks) {
   });
 }
 
+nb::dict to_python(const Histogram& histogram) {
+  nb::dict buckets;  // {least value: how many}
+  for (std::size_t i = 0; i < Histogram::kBuckets; ++i) {
+    if (histogram.buckets[i] > 0) buckets[nb::int_(Histogram::from(i))] = histogram.buckets[i];
+  }
+  nb::dict all;
+  all["count"] = histogram.count;
+  all["sum"] = histogram.sum;
+  all["buckets"] = buckets;
+  return all;
+}
+
+nb::dict to_python(const ReuseCounts& counts) {
+  nb::dict all;
+  all["requests"] = counts.requests;
+  all["reused_tokens"] = counts.reused_tokens;
+  all["missing_tokens"] = counts.missing_tokens;
+  return all;
+}
+
+nb::dict cache_report(const PyEngine& self) {
+  const auto report = run<CacheReport>(
+      [engine = self.use()](const std::stop_token&) -> Result<CacheReport> { return engine->cache_report(); });
+  nb::dict by_cause;
+  for (std::size_t i = 0; i < kStoppedCount; ++i) {
+    by_cause[name(static_cast<Stopped>(i))] = to_python(report.by_cause[i]);
+  }
+  nb::dict evicted;
+  evicted["room"] = report.evicted.room;
+  evicted["quota"] = report.evicted.quota;
+  evicted["limit"] = report.evicted.limit;
+  evicted["expired"] = report.evicted.expired;
+  evicted["cleared"] = report.evicted.cleared;
+  evicted["checkpoints"] = report.evicted.checkpoints;
+  nb::dict all = to_python(report.total());
+  all["by_cause"] = by_cause;
+  all["reused"] = to_python(report.reused_tokens);
+  all["missing"] = to_python(report.missing_tokens);
+  all["continued"] = report.continued;
+  all["waits"] = report.waits;
+  all["preemptions"] = report.preemptions;
+  all["evicted"] = evicted;
+  all["unused_for"] = to_python(report.unused_for);
+  all["blocks"] = report.blocks;
+  all["window_blocks"] = report.window_blocks;
+  all["checkpoints"] = report.checkpoints;
+  all["kv_cached"] = report.kv_cached;
+  all["kv_in_use"] = report.kv_in_use;
+  all["kv_pinned"] = report.kv_pinned;
+  all["kv_free"] = report.kv_free;
+  all["index"] = report.index;
+  return all;
+}
+
 constexpr const char* kEngineDoc =
     "One model, one cache, one engine thread. Safe to use from several threads: requests queue, run together and get\n"
     "the bits they would get alone.\n\n"
@@ -117,6 +171,11 @@ void bind_engine(nb::module_& module) {
       .def_prop_ro(
           "tokenizer", [](const PyEngine& self) { return self.use()->tokenizer(); }, "The model's Tokenizer.")
       .def("reset_cache", &reset_cache, "Drops every cached block that no running request uses.")
+      .def("cache_report", &cache_report, nb::sig("def cache_report(self) -> dict[str, typing.Any]"),
+           "What the cache has done since the engine was opened, and what it holds now: requests, reused_tokens and\n"
+           "missing_tokens, in all and by_cause (why reuse ended); blocks evicted, by why; histograms of tokens "
+           "({least\n"
+           "value: how many}); blocks held, and the bytes of K/V that are kv_cached, kv_in_use, kv_pinned, kv_free.")
       .def("audit_cache", &audit_cache, nb::arg("blocks") = 0,
            "Computes so many sampled blocks again and compares them with the cached ones; 0: only reports.")
       .def(

@@ -52,6 +52,14 @@ void bind_errors(nb::module_& module) {
         }
       },
       nullptr);
+  module.def(
+      "layers",
+      [](nb::handle path) {
+        const std::string file = path_of(path);
+        const Released released;
+        return value_of(inspect(file, {}, 0)).layers;
+      },
+      nb::arg("path"), "How many layers the model of a GGUF file has.");
   module.attr("numerics_version") = kNumericsVersion;
   module.def(
       "cpu_levels",

@@ -198,17 +198,17 @@ void each_item(const char* option, nb::handle dict, Set&& set) {
   }
 }
 
-// "q8", or a dict of KvOptions.
+// "bf16", 8, or a dict of KvOptions.
 void set_kv(EngineOptions& options, const char* option, nb::handle value) {
   constexpr std::array kFormats{KvFormat::bf16, KvFormat::f32, KvFormat::q8, KvFormat::q4};
   KvOptions& kv = options.kv;
   if (!nb::isinstance<nb::dict>(value)) {
-    kv.format = named(option, value, kFormats);
+    kv.format = named(option, nb::str(value), kFormats);
     return;
   }
   each_item(option, value, [&](const std::string& name, nb::handle item) {
     if (name == "format") {
-      kv.format = named("kv format", item, kFormats);
+      kv.format = named("kv format", nb::str(item), kFormats);
       return true;
     }
     int* const field = name == "group_size" ? &kv.group_size

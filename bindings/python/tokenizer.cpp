@@ -3,6 +3,16 @@
 #include "bindings/python/python.hpp"
 
 namespace dalsegno::python {
+namespace {
+
+TokenId checked(const Tokenizer& self, TokenId id) {
+  if (id < 0 || id >= self.vocabulary_size()) {
+    raise(ErrorCode::invalid_argument, "token " + std::to_string(id) + " is outside the vocabulary");
+  }
+  return id;
+}
+
+}  // namespace
 
 void bind_tokenizer(nb::module_& module) {
   nb::class_<Tokenizer>(module, "Tokenizer",
@@ -39,6 +49,26 @@ void bind_tokenizer(nb::module_& module) {
           "template wants. Errors: InvalidArgumentError (no template, or it refuses), ExhaustedError (its limits).")
       .def_prop_ro("has_template", &Tokenizer::has_template)
       .def_prop_ro("vocabulary_size", &Tokenizer::vocabulary_size)
+      .def_prop_ro("bos", &Tokenizer::bos, "The file's own, None if it names none.")
+      .def_prop_ro("eos", &Tokenizer::eos, "The file's own, None if it names none.")
+      .def(
+          "token_bytes",
+          [](const Tokenizer& self, TokenId id) {
+            const std::string bytes = self.token_bytes(checked(self, id));
+            return nb::bytes(bytes.data(), bytes.size());
+          },
+          nb::arg("id"), "What one token adds to a text; nothing for control tokens.")
+      .def(
+          "token_text",
+          [](const Tokenizer& self, TokenId id) {
+            const std::string text = self.token_text(checked(self, id));
+            return nb::steal<nb::str>(
+                PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+          },
+          nb::arg("id"), "One token's name as the file has it.")
+      .def(
+          "is_control", [](const Tokenizer& self, TokenId id) { return self.is_control(checked(self, id)); },
+          nb::arg("id"))
       .def("is_end_of_turn", &Tokenizer::is_end_of_turn, nb::arg("id"));
 }
 

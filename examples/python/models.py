@@ -7,8 +7,8 @@ import dalsegno
 registry = dalsegno.ModelRegistry(max_models=1)
 first = dalsegno.Model(registry.acquire(sys.argv[1], memory=1 << 30))
 second = dalsegno.Model(registry.acquire(sys.argv[1], memory=1 << 30))
-first.generate("Hello", max_tokens=4)
-print("reused by the other:", second.generate("Hello", max_tokens=4).usage.reused_tokens)
+first.generate("Hello, once upon a time", max_tokens=4)
+print("reused by the other:", second.generate("Hello, once upon a time", max_tokens=4).usage.reused_tokens)
 for model in registry.report():
     print(model.users, "users,", model.bytes, "bytes")
 print("K/V:", dalsegno.memory_report().kv, "bytes")

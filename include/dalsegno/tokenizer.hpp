@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,6 +38,14 @@ class Tokenizer {
 
   [[nodiscard]] int vocabulary_size() const;
   [[nodiscard]] bool is_end_of_turn(TokenId id) const;
+  // One token by itself: its bytes in a text ("" for control tokens), and its name as the file has it.
+  // Requires: 0 <= id < vocabulary_size().
+  [[nodiscard]] std::string token_bytes(TokenId id) const;
+  [[nodiscard]] std::string token_text(TokenId id) const;
+  [[nodiscard]] bool is_control(TokenId id) const;
+  // What the file names as such, if it does.
+  [[nodiscard]] std::optional<TokenId> bos() const;
+  [[nodiscard]] std::optional<TokenId> eos() const;
 
   struct Impl;
   explicit Tokenizer(std::shared_ptr<const Impl> impl);

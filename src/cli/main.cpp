@@ -21,8 +21,8 @@ constexpr int kDone = 0;
 constexpr int kFailed = 1;
 constexpr int kWrongUsage = 2;
 
-constexpr std::array kVerbs{&add_run,   &add_chat,    &add_tokenize, &add_template,
-                            &add_score, &add_explain, &add_inspect,  &add_bench};
+constexpr std::array kVerbs{&add_run,     &add_chat,    &add_tokenize, &add_template, &add_score,
+                            &add_explain, &add_inspect, &add_bench,    &add_harness};
 
 int fail(int status, const std::string& message) {
   note(fmt::format("error: {}\n", one_line(message)));

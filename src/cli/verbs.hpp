@@ -19,5 +19,6 @@ void add_explain(CLI::App& app, Action& action);
 void add_score(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
+void add_harness(CLI::App& app, Action& action);
 
 }  // namespace dalsegno::cli

@@ -134,6 +134,12 @@ Result<Tokenizer> tokenizer_of(const GgufFile& file) {
   impl->vocabulary = std::move(vocabulary).value();
   DALSEGNO_ASSIGN(chat_template, chat_template_of(file, spec, *impl->vocabulary));
   impl->chat_template = std::move(chat_template);
+  const auto known = [&](std::optional<std::int64_t> id) -> std::optional<TokenId> {
+    if (!id || *id < 0 || *id >= impl->vocabulary->size()) return std::nullopt;
+    return static_cast<TokenId>(*id);
+  };
+  impl->bos = known(spec.bos);
+  impl->eos = known(spec.eos);
   return Tokenizer(std::move(impl));
 }
 
@@ -169,6 +175,26 @@ Result<std::string> Tokenizer::render(std::string_view messages_json, bool add_g
 
 int Tokenizer::vocabulary_size() const {
   return impl_->vocabulary->size();
+}
+
+std::string Tokenizer::token_bytes(TokenId id) const {
+  return std::string(impl_->vocabulary->bytes(id));
+}
+
+std::string Tokenizer::token_text(TokenId id) const {
+  return std::string(impl_->vocabulary->token_text(id));
+}
+
+bool Tokenizer::is_control(TokenId id) const {
+  return impl_->vocabulary->is_control(id);
+}
+
+std::optional<TokenId> Tokenizer::bos() const {
+  return impl_->bos;
+}
+
+std::optional<TokenId> Tokenizer::eos() const {
+  return impl_->eos;
 }
 
 bool Tokenizer::is_end_of_turn(TokenId id) const {

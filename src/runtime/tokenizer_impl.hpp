@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "dalsegno/tokenizer.hpp"
 #include "text/vocabulary.hpp"
@@ -13,6 +14,8 @@ class GgufFile;
 struct Tokenizer::Impl {
   std::unique_ptr<Vocabulary> vocabulary;
   std::unique_ptr<ChatTemplate> chat_template;  // null if the file has none
+  std::optional<TokenId> bos{};
+  std::optional<TokenId> eos{};
 };
 
 // Errors: corrupt, unsupported (an unknown tokenizer or pre-tokenizer rule); each names the file.

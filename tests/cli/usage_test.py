@@ -2,6 +2,7 @@
 """Wrong usage is a sentence too, and a reader who leaves is not an error."""
 
 import subprocess
+import sys
 import unittest
 
 import gguf_edit
@@ -199,6 +200,14 @@ class Usage(program.ProgramTest):
             status = process.wait(timeout=120)
         self.assertEqual(error, b"")
         self.assertEqual(status, 0)
+
+    def test_the_harness_says_what_it_lacks(self):
+        path = {"PATH": str(self.folder)}
+        self.assert_error(1, ["harness"], "python3 cannot be started", env=path)
+        bare = self.folder / "python3"  # no installed packages
+        bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -E -S "$@"\n', encoding="utf-8")
+        bare.chmod(0o755)
+        self.assert_error(1, ["harness"], "needs the Python package dalsegno", env=path)
 
     def test_a_full_device_is_an_error(self):
         with open("/dev/full", "wb") as full:

@@ -12,9 +12,9 @@ from typing import Any, TypedDict
 class KvOptions(TypedDict, total=False):
     """How keys and values are stored."""
 
-    format: str  # "bf16" (default), "f32", "q8", "q4"
-    group_size: int  # of q8 and q4: values of a token's head that share a scale; 32, 64 (default) or 128
-    start: int  # of q8 and q4: tokens before are kept as bf16; rounded up to a whole block of 16
+    format: str | int  # "bf16" (default), "f32", or codes of 8 or 4 bits
+    group_size: int  # of codes: values of a token's head that share a scale; 32, 64 (default) or 128
+    start: int  # of codes: tokens before are kept as bf16; rounded up to a whole block of 16
     max_size: int  # a token attends to the first `keep` and the last max_size - keep tokens; 0: to all
     keep: int
 
@@ -30,7 +30,7 @@ class MemoryOptions(TypedDict, total=False):
 class EngineOptions(TypedDict, total=False):
     """Options of Engine, load and ModelRegistry.acquire."""
 
-    kv: str | KvOptions  # a format, or all of it
+    kv: str | int | KvOptions  # a format, or all of it
     activation_bits: int  # 8 (default) or 16, the more exact
     context: int  # most tokens of one sequence; 0: what the model was trained for
     memory: int | str | MemoryOptions  # bytes, a preset, or all of it

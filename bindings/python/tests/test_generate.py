@@ -215,3 +215,15 @@ def test_the_cache_can_be_audited(cold):
     cold.generate(PROMPT, max_tokens=8)
     report = cold.engine.audit_cache(4)
     assert report.mismatched == 0 and report.checked + report.skipped >= 1
+
+
+def test_the_cache_says_what_it_did(cold):
+    before = cold.engine.cache_report()
+    ids = cold.encode(PROMPT)
+    cold.generate(ids, max_tokens=1)
+    cold.generate(ids, max_tokens=1)
+    after = cold.engine.cache_report()
+    assert after["requests"] == before["requests"] + 2
+    assert after["reused_tokens"] == before["reused_tokens"] + len(ids) - 1
+    assert after["by_cause"]["cold"]["requests"] == before["by_cause"]["cold"]["requests"] + 1
+    assert after["blocks"] > 0 and sum(after["reused"]["buckets"].values()) == after["reused"]["count"]

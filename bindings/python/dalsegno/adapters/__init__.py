@@ -1,0 +1,1 @@
+"""Faces that other packages' programs know, each in a file of its own. None needs the package whose face it has."""

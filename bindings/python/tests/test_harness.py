@@ -1,0 +1,86 @@
+"""The harness on a tiny model: what it measures, what it writes, and what it says when it cannot."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import dalsegno
+from dalsegno.harness import __main__ as harness
+from dalsegno.harness import report, scenarios
+
+from conftest import TINY
+
+
+def measured(folder, *words):
+    status = harness.main(
+        [str(TINY / "tiny_chat.gguf"), "--turns", "3", "--max-tokens", "4", "--threads", "2", "--peer", "none",
+         "--memory", "512", "--out", str(folder), *words]
+    )
+    return status, json.loads((folder / "harness.json").read_text())
+
+
+def test_the_cache_saves_tokens_and_changes_no_text(tmp_path, capsys):
+    status, found = measured(tmp_path, "--scenario", "edit-loop", "--scenario", "few-shot")
+    assert status == 0
+    assert [(run["scenario"], run["cache"]) for run in found["runs"]] == [
+        ("edit-loop", True), ("edit-loop", False), ("few-shot", True), ("few-shot", False)
+    ]
+    for on, off in zip(found["runs"][::2], found["runs"][1::2]):
+        assert [turn["text"] for turn in on["turns"]] == [turn["text"] for turn in off["turns"]]
+        assert all(turn["reused_tokens"] == 0 for turn in off["turns"])
+        assert on["turns"][1]["reused_tokens"] > on["turns"][1]["prompt_tokens"] / 2
+        assert all(turn["ttft_ms"] > 0 for turn in on["turns"]) and on["peak_memory_bytes"] > 0
+    # A conversation's turn reuses all of the turn before, and its reply but for the last token.
+    before, turn = found["runs"][0]["turns"][:2]
+    assert turn["reused_tokens"] >= before["prompt_tokens"] + before["reply_tokens"] - 1
+    assert len(found["findings"]) == 2 and all("text identical" in each for each in found["findings"])
+    table = (tmp_path / "harness.md").read_text()
+    assert "| few-shot | dalsegno, cache off | 0 of" in table
+    assert table.strip() in capsys.readouterr().out
+
+
+def test_a_text_that_the_cache_changed_is_reported():
+    turn = {"turn": 1, "prompt_tokens": 1, "reused_tokens": 0, "ttft_ms": 1.0, "text": "a"}
+    common = {"scenario": "edit-loop", "engine": "dalsegno", "ttft_ms_later_median": 1.0}
+    runs = [{**common, "cache": True, "turns": [turn]}, {**common, "cache": False, "turns": [{**turn, "text": "b"}]}]
+    assert report.texts_differ(runs, "dalsegno")
+    assert not report.texts_differ([runs[0], {**runs[0], "cache": False}], "dalsegno")
+
+
+@pytest.mark.parametrize("name", scenarios.SCENARIOS)
+def test_a_scenario_asks_the_same_every_time(name):
+    one, other = scenarios.SCENARIOS[name](5), scenarios.SCENARIOS[name](5)
+    assert one == other and len(one.says) == 5
+    assert scenarios.SCENARIOS[name](8).says[:5] == one.says
+
+
+def test_what_cannot_be_measured_is_said(capsys, monkeypatch):
+    assert harness.main(["no-such-model"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no model 'no-such-model'")
+    monkeypatch.setattr(harness.engines, "installed_peers", list)
+    assert harness.main(["any", "--peer", "llama_cpp"]) == 1
+    assert "llama_cpp is not installed" in capsys.readouterr().err
+    for words in (["any", "--turns", "1"], ["any", "--scenario", "knitting"]):
+        with pytest.raises(SystemExit) as left:
+            harness.main(words)
+        assert left.value.code == 2
+
+
+def test_the_program_has_it_as_a_verb(tmp_path):
+    words = [TINY / "dalsegno", "harness", TINY / "tiny_chat.gguf", "--turns", "2", "--max-tokens", "2", "--peer", "none",
+             "--memory", "512", "--scenario", "retrieval", "--out", tmp_path]
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "| retrieval | dalsegno, cache on |" in done.stdout
+    assert (tmp_path / "retrieval.png").is_file()
+
+
+def test_pictures(tmp_path):
+    turns = [{"turn": 1, "ttft_ms": 2.0}, {"turn": 2, "ttft_ms": 1.0}]
+    files = report.plot([{"scenario": "retrieval", "engine": "dalsegno", "cache": True, "turns": turns}], tmp_path)
+    assert files[0].read_bytes().startswith(b"\x89PNG")
