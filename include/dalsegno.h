@@ -64,7 +64,8 @@ enum {
   DALSEGNO_FINISH_LENGTH = 1,
   DALSEGNO_FINISH_CANCELLED = 2,
   DALSEGNO_FINISH_DEADLINE = 3,
-  DALSEGNO_FINISH_ERROR = 4
+  DALSEGNO_FINISH_ERROR = 4,
+  DALSEGNO_FINISH_DEAD_END = 5  // no token that the constraint allows can be drawn
 };
 enum {
   DALSEGNO_TOOLS_ANSWERED = 0,
@@ -246,6 +247,14 @@ typedef struct dalsegno_bias {
   float bias;  // -INFINITY forbids the token
 } dalsegno_bias;
 
+enum {
+  DALSEGNO_CONSTRAINT_NONE = 0,
+  DALSEGNO_CONSTRAINT_JSON_SCHEMA = 1,
+  DALSEGNO_CONSTRAINT_REGEX = 2,
+  DALSEGNO_CONSTRAINT_LARK = 3,
+  DALSEGNO_CONSTRAINT_CHOICES = 4
+};
+
 // How a reply is made. Callbacks return 0 to end it.
 typedef struct dalsegno_generate_options {
   size_t size;
@@ -280,6 +289,12 @@ typedef struct dalsegno_generate_options {
   // Changes the logits of the next token. Runs on the engine's thread, until the reply has ended: it must not call
   // the engine, and everything waits for it.
   void (*logits_processor)(void* user, const int32_t* tokens, size_t token_count, float* logits, size_t vocabulary);
+  // What the reply's text must look like: a schema, pattern or grammar as text, or one of some choices.
+  int32_t constraint;           // DALSEGNO_CONSTRAINT_*
+  const char* constraint_text;  // of all kinds but choices
+  const char* const* choices;
+  size_t choice_count;
+  int32_t constraint_continues;  // tokens at the prompt's end that are text of the grammar already
 } dalsegno_generate_options;
 DALSEGNO_API void dalsegno_generate_options_init(dalsegno_generate_options* options, size_t size);
 

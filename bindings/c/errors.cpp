@@ -78,7 +78,7 @@ const char* dalsegno_stopped_name(std::int32_t stopped) {
 }
 
 const char* dalsegno_finish_name(std::int32_t finish) {
-  const bool known = finish >= DALSEGNO_FINISH_STOP && finish <= DALSEGNO_FINISH_ERROR;
+  const bool known = finish >= DALSEGNO_FINISH_STOP && finish <= DALSEGNO_FINISH_DEAD_END;
   return known ? dalsegno::name(static_cast<dalsegno::FinishReason>(finish)) : "unknown";
 }
 

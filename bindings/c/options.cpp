@@ -3,6 +3,7 @@
 #include "bindings/c/values.hpp"
 
 #include <array>
+#include <optional>
 #include <string>
 
 namespace dalsegno::c {
@@ -82,6 +83,9 @@ dalsegno_generate_options plain_options(const GenerateOptions& options, std::vec
   bias.clear();
   for (const std::string& breaker : sampling.dry_breakers) strings.push_back(breaker.c_str());
   for (const std::string& stop : options.stop) strings.push_back(stop.c_str());
+  if (options.constraint) {
+    for (const std::string& choice : options.constraint->choices) strings.push_back(choice.c_str());
+  }
   for (const auto& [id, value] : sampling.logit_bias) bias.push_back({id, value});
   dalsegno_generate_options all{};
   all.max_tokens = options.max_tokens;
@@ -114,6 +118,14 @@ dalsegno_generate_options plain_options(const GenerateOptions& options, std::vec
   all.urgency = options.scheduling.urgency;
   all.deadline_seconds = options.scheduling.deadline_seconds;
   all.chunk = options.chunk;
+  if (options.constraint) {
+    const Constraint& constraint = *options.constraint;
+    all.constraint = 1 + static_cast<std::int32_t>(constraint.kind);
+    all.constraint_text = constraint.text.c_str();
+    all.choices = strings.data() + sampling.dry_breakers.size() + options.stop.size();
+    all.choice_count = constraint.choices.size();
+    all.constraint_continues = constraint.continues;
+  }
   return all;
 }
 
@@ -148,6 +160,18 @@ Result<SamplingOptions> sampling_of(const dalsegno_generate_options& options) {
   return all;
 }
 
+Result<std::optional<Constraint>> constraint_of(const dalsegno_generate_options& options) {
+  if (options.constraint == DALSEGNO_CONSTRAINT_NONE) return std::optional<Constraint>();
+  if (options.constraint < 0 || options.constraint > DALSEGNO_CONSTRAINT_CHOICES) {
+    return out_of_range("constraint", options.constraint);
+  }
+  DALSEGNO_ASSIGN(choices, strings_of(options.choices, options.choice_count, "choices"));
+  Constraint all{static_cast<Constraint::Kind>(options.constraint - 1), text_of(options.constraint_text),
+                 std::move(choices)};
+  all.continues = options.constraint_continues;
+  return std::optional<Constraint>(std::move(all));
+}
+
 Result<Asked> asked(const dalsegno_generate_options* given) {
   DALSEGNO_ASSIGN(options, sized(given, default_generate_options(), "dalsegno_generate_options"));
   Asked all;
@@ -156,6 +180,8 @@ Result<Asked> asked(const dalsegno_generate_options* given) {
   all.options.sampling = std::move(sampling);
   DALSEGNO_ASSIGN(stop, strings_of(options.stop, options.stop_count, "stop"));
   all.options.stop = std::move(stop);
+  DALSEGNO_ASSIGN(constraint, constraint_of(options));
+  all.options.constraint = std::move(constraint);
   all.options.logprobs = options.logprobs != 0;
   all.options.reuse = options.reuse != 0;
   all.options.salt = text_of(options.salt);

@@ -24,7 +24,12 @@ static_assert(same(DALSEGNO_STOPPED_END, Stopped::end) && same(DALSEGNO_STOPPED_
 static_assert(same(DALSEGNO_FINISH_STOP, FinishReason::stop) && same(DALSEGNO_FINISH_LENGTH, FinishReason::length) &&
               same(DALSEGNO_FINISH_CANCELLED, FinishReason::cancelled) &&
               same(DALSEGNO_FINISH_DEADLINE, FinishReason::deadline) &&
-              same(DALSEGNO_FINISH_ERROR, FinishReason::error));
+              same(DALSEGNO_FINISH_ERROR, FinishReason::error) &&
+              same(DALSEGNO_FINISH_DEAD_END, FinishReason::dead_end));
+static_assert(same(DALSEGNO_CONSTRAINT_JSON_SCHEMA - 1, Constraint::Kind::json_schema) &&
+              same(DALSEGNO_CONSTRAINT_REGEX - 1, Constraint::Kind::regex) &&
+              same(DALSEGNO_CONSTRAINT_LARK - 1, Constraint::Kind::lark) &&
+              same(DALSEGNO_CONSTRAINT_CHOICES - 1, Constraint::Kind::choices));
 static_assert(same(DALSEGNO_TOOLS_ANSWERED, ToolsEnded::answered) && same(DALSEGNO_TOOLS_ROUNDS, ToolsEnded::rounds) &&
               same(DALSEGNO_TOOLS_REPEATED, ToolsEnded::repeated) &&
               same(DALSEGNO_TOOLS_UNFINISHED, ToolsEnded::unfinished));

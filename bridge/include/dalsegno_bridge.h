@@ -1,11 +1,11 @@
-/* The C face of the Rust crates Dal Segno uses: tokenizers and chat templates.
+/* The C face of the Rust crates Dal Segno uses: tokenizers, chat templates and grammars.
  *
  * Memory: dsb_text borrows the caller's bytes for the duration of the call. A dsb_buffer or dsb_ids
  * that a call fills belongs to the caller, who gives it back with dsb_buffer_free or dsb_ids_free; both
  * accept one that was never filled. Handles are given back with their own _free, which accepts NULL.
  * Errors: every fallible call returns a dsb_code; unless it is DSB_OK, `error` holds one sentence
  * (UTF-8) and the other outputs are as they were. A Rust panic never leaves a call: it is DSB_INTERNAL.
- * Threads: handles are immutable; const calls may run at the same time. */
+ * Threads: handles are immutable, matchers excepted; const calls may run at the same time. */
 #pragma once
 
 #include <stddef.h>
@@ -60,8 +60,8 @@ typedef struct dsb_vocabulary_spec {
   int8_t add_bos, add_eos, add_space_prefix;
 } dsb_vocabulary_spec;
 
-int32_t dsb_vocabulary_create(const dsb_vocabulary_spec* spec, dsb_vocabulary** vocabulary, dsb_buffer* error);
-void dsb_vocabulary_free(dsb_vocabulary* vocabulary);
+int32_t dsb_vocabulary_create(const dsb_vocabulary_spec* spec, const dsb_vocabulary** vocabulary, dsb_buffer* error);
+void dsb_vocabulary_free(const dsb_vocabulary* vocabulary);
 
 #define DSB_ENCODE_SPECIAL 1 /* recognise control tokens */
 #define DSB_ENCODE_BOS 2     /* add what the model adds */
@@ -78,6 +78,53 @@ int32_t dsb_template_create(dsb_text source, dsb_text bos_token, dsb_text eos_to
 void dsb_template_free(dsb_template* chat_template);
 /* context: a JSON object with an array "messages"; bos_token and eos_token are added. */
 int32_t dsb_template_render(const dsb_template* chat_template, dsb_text context, dsb_buffer* text, dsb_buffer* error);
+
+/* ---- grammars ---- */
+
+/* What grammars of one vocabulary have in common: a trie of its tokens. */
+typedef struct dsb_grammars dsb_grammars;
+
+typedef struct dsb_grammars_spec {
+  const dsb_vocabulary* vocabulary; /* shared from then on */
+  const dsb_text* tokens;           /* what each adds to a text; of a special one its name */
+  const uint8_t* special;           /* [token_count] 1: a control token, which only a grammar that names it allows */
+  size_t token_count;
+  const uint32_t* ends; /* ids that end a text; at least one */
+  size_t end_count;
+} dsb_grammars_spec;
+
+int32_t dsb_grammars_create(const dsb_grammars_spec* spec, dsb_grammars** grammars, dsb_buffer* error);
+void dsb_grammars_free(dsb_grammars* grammars);
+
+typedef enum dsb_grammar_kind {
+  DSB_JSON_SCHEMA = 0,
+  DSB_REGEX = 1,
+  DSB_LARK = 2,
+  DSB_CHOICES = 3, /* any number of texts; the others take one */
+} dsb_grammar_kind;
+
+typedef enum dsb_matcher_state {
+  DSB_OPEN = 0,     /* some token may follow */
+  DSB_COMPLETE = 1, /* nothing but the end may follow */
+  DSB_DEAD = 2,     /* no token may follow, and the text is not whole */
+} dsb_matcher_state;
+
+/* A place in a grammar. Not const: one thread at a time. */
+typedef struct dsb_matcher dsb_matcher;
+
+/* At the grammar's beginning. Takes at most some tens of milliseconds, whatever the texts. */
+int32_t dsb_grammar_compile(const dsb_grammars* grammars, int32_t kind, const dsb_text* texts, size_t text_count,
+                            dsb_matcher** matcher, dsb_buffer* error);
+int32_t dsb_matcher_clone(const dsb_matcher* matcher, dsb_matcher** copy, dsb_buffer* error);
+void dsb_matcher_free(dsb_matcher* matcher);
+/* words: one bit per id, from the lowest of the first word on; which tokens may follow. */
+int32_t dsb_matcher_mask(dsb_matcher* matcher, uint32_t* words, size_t word_count, int32_t* state, dsb_buffer* error);
+int32_t dsb_matcher_consume(dsb_matcher* matcher, const uint32_t* ids, size_t id_count, int32_t* state,
+                            dsb_buffer* error);
+/* Tokens that must follow: the mask before each of them has no other bit. */
+int32_t dsb_matcher_forced(dsb_matcher* matcher, dsb_ids* ids, dsb_buffer* error);
+/* Whether the text may end here. */
+int32_t dsb_matcher_accepts(dsb_matcher* matcher, int32_t* accepts, dsb_buffer* error);
 
 #ifdef __cplusplus
 }

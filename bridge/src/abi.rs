@@ -4,7 +4,7 @@ use crate::failure::{Code, Failure};
 use crate::template::ChatTemplate;
 use crate::vocabulary::{Spec, Vocabulary};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -15,17 +15,17 @@ pub struct Text {
 
 impl Text {
     /// Requires: the caller's bytes outlive the call.
-    unsafe fn bytes<'a>(self) -> &'a [u8] {
+    pub unsafe fn bytes<'a>(self) -> &'a [u8] {
         unsafe { slice(self.data, self.size) }
     }
 
-    unsafe fn str<'a>(self, what: impl Fn() -> String) -> Result<&'a str, Failure> {
+    pub unsafe fn str<'a>(self, what: impl Fn() -> String) -> Result<&'a str, Failure> {
         let bytes = unsafe { self.bytes() };
         std::str::from_utf8(bytes).map_err(|_| Failure::corrupt(format!("{} is not UTF-8", what())))
     }
 }
 
-unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {
+pub unsafe fn slice<'a, T>(data: *const T, size: usize) -> &'a [T] {
     if size == 0 {
         &[]
     } else {
@@ -42,7 +42,7 @@ pub struct Owned<T> {
 }
 
 impl<T> Owned<T> {
-    fn of(values: Vec<T>) -> Self {
+    pub fn of(values: Vec<T>) -> Self {
         let mut values = std::mem::ManuallyDrop::new(values);
         Owned { data: values.as_mut_ptr(), size: values.len(), capacity: values.capacity() }
     }
@@ -54,11 +54,11 @@ impl<T> Owned<T> {
     }
 }
 
-type Buffer = Owned<u8>;
-type Ids = Owned<u32>;
+pub type Buffer = Owned<u8>;
+pub type Ids = Owned<u32>;
 
 /// Runs one call; on failure or panic writes the sentence and returns the code.
-unsafe fn guarded(error: *mut Buffer, call: impl FnOnce() -> Result<(), Failure>) -> i32 {
+pub unsafe fn guarded(error: *mut Buffer, call: impl FnOnce() -> Result<(), Failure>) -> i32 {
     silence_panics();
     let failure = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(())) => return 0,
@@ -144,22 +144,22 @@ impl VocabularySpec {
 #[no_mangle]
 pub unsafe extern "C" fn dsb_vocabulary_create(
     spec: *const VocabularySpec,
-    vocabulary: *mut *mut Vocabulary,
+    vocabulary: *mut *const Vocabulary,
     error: *mut Buffer,
 ) -> i32 {
     unsafe {
         guarded(error, || {
             let made = Vocabulary::new(&(*spec).read()?)?;
-            *vocabulary = Box::into_raw(Box::new(made));
+            *vocabulary = Arc::into_raw(Arc::new(made));
             Ok(())
         })
     }
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn dsb_vocabulary_free(vocabulary: *mut Vocabulary) {
+pub unsafe extern "C" fn dsb_vocabulary_free(vocabulary: *const Vocabulary) {
     if !vocabulary.is_null() {
-        drop(unsafe { Box::from_raw(vocabulary) });
+        drop(unsafe { Arc::from_raw(vocabulary) });
     }
 }
 

@@ -1,9 +1,13 @@
-//! Tokenizers and chat templates behind a C interface; see include/dalsegno_bridge.h.
-//! Everything here is plain Rust except `abi`, which owns all unsafe code but one libc call.
+//! Tokenizers, chat templates and grammars behind a C interface; see include/dalsegno_bridge.h.
+//! Everything here is plain Rust except `abi` and `abi_grammar`, which own all unsafe code but one libc call.
 
 mod abi;
+mod abi_grammar;
 mod byte_level;
 mod failure;
+mod grammar;
+mod grammar_gbnf;
+mod grammar_tokens;
 mod sentence_piece;
 mod specials;
 mod split;

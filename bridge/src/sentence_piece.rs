@@ -57,19 +57,24 @@ impl SentencePiece {
 
     pub fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) {
         if !special {
-            return self.section(text, ids);
+            return self.section(text, self.space_prefix, ids);
         }
         self.control.cut(text, &mut |section| match section {
             Section::Token(id) => ids.push(id),
-            Section::Text(text) => self.section(text, ids),
+            Section::Text(text) => self.section(text, self.space_prefix, ids),
         });
     }
 
-    fn section(&self, text: &str, ids: &mut Vec<u32>) {
+    /// Of a text that goes on: no space is put before it.
+    pub fn encode_rest(&self, text: &str, ids: &mut Vec<u32>) {
+        self.section(text, false, ids);
+    }
+
+    fn section(&self, text: &str, space_prefix: bool, ids: &mut Vec<u32>) {
         if text.is_empty() {
             return;
         }
-        let escaped = escape(text, self.space_prefix);
+        let escaped = escape(text, space_prefix);
         let mut merger = Merger::new(self);
         let mut cache = WordCache::default();
         self.user_defined.cut(&escaped, &mut |section| match section {

@@ -93,6 +93,16 @@ impl Vocabulary {
         ids.extend(self.last.filter(|_| add));
         Ok(ids)
     }
+
+    /// A text that goes on from another, without control tokens. Requires: at most LONGEST_TEXT bytes.
+    pub fn encode_rest(&self, text: &str) -> Result<Vec<u32>, Failure> {
+        let mut ids = Vec::new();
+        match &self.model {
+            Model::ByteLevel(model) => model.encode(text, false, &mut ids)?,
+            Model::SentencePiece(model) => model.encode_rest(text, &mut ids),
+        }
+        Ok(ids)
+    }
 }
 
 /// Escaping triples spaces and positions are 32 bits.

@@ -40,7 +40,7 @@ struct BatchResponse {
 
 // Requests that run together, a token of each at a time. They come and go while others run; what a request yields
 // depends neither on the others nor on the order in which they came. The engine works ahead of next() by at most 16
-// tokens of a request.
+// tokens of a request, and those that a constraint then forces.
 // Threads: any; next() from one at a time.
 class BatchGenerator {
  public:

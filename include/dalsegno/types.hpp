@@ -4,10 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "dalsegno/constraint.hpp"
 
 namespace dalsegno {
 
@@ -38,7 +41,14 @@ enum class Stopped : std::uint8_t {
 };
 inline constexpr std::size_t kStoppedCount = 7;
 
-enum class FinishReason : std::uint8_t { stop, length, cancelled, deadline, error };
+enum class FinishReason : std::uint8_t {
+  stop,  // at an end-of-turn token, a stop text, or where a constraint allows nothing more
+  length,
+  cancelled,
+  deadline,
+  error,
+  dead_end,  // the constraint's text is not whole, but no token that it allows can be drawn
+};
 
 // The words used in JSON and reports.
 [[nodiscard]] const char* name(KvFormat format);
@@ -71,9 +81,9 @@ struct Explanation {
   double ttft_ms = 0;  // predicted from recent steps, if nothing else runs; 0: no such step yet
 };
 
-// They act in this order: logit_bias, repeat_penalty, presence and frequency, DRY, temperature, top_k, typical_p,
-// top_p, min_p, the draw. temperature 0 is greedy; ties go to the lowest id. Draws are keyed by
-// (seed, stream, position), so they do not depend on what else runs.
+// They act in this order, after logits processor and constraint: logit_bias, repeat_penalty, presence and frequency,
+// DRY, temperature, top_k, typical_p, top_p, min_p, the draw. temperature 0 is greedy; ties go to the lowest id. Draws
+// are keyed by (seed, stream, position), so they do not depend on what else runs.
 struct SamplingOptions {
   float temperature = 0.0F;
   float top_p = 1.0F;
@@ -127,7 +137,12 @@ struct GenerateOptions {
   SamplingOptions sampling{};
   std::vector<std::string> stop{};  // the reply ends before the first of these texts
   LogitsProcessor logits_processor{};
-  bool logprobs = false;  // of the reply's tokens, by the logits as they are drawn from, before SamplingOptions
+  // What the text must look like. Tokens it does not allow get the least float after the logits processor and before
+  // SamplingOptions, none of which can bring them back. The reply ends with `stop` where nothing more is allowed.
+  std::optional<Constraint> constraint{};
+  // Of the reply's tokens, by the logits as they are drawn from, before SamplingOptions: of what the constraint allows,
+  // so that a token which it forces has 0.
+  bool logprobs = false;
   bool reuse = true;      // false: neither read from nor added to the cache
   std::string salt{};     // requests of different salts share nothing and do not wait for each other
   Retention retention{};  // of prompt and reply

@@ -61,6 +61,8 @@ const char* name(FinishReason reason) {
       return "deadline";
     case FinishReason::error:
       return "error";
+    case FinishReason::dead_end:
+      return "dead_end";
   }
   return "error";
 }

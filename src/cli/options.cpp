@@ -7,6 +7,7 @@
 #include <cctype>
 #include <limits>
 
+#include "cli/constraint_options.hpp"
 #include "cli/models_folder.hpp"
 
 namespace dalsegno::cli {
@@ -248,6 +249,7 @@ void add_generation(CLI::App& app, GenerateOptions& options) {
   add_number(app, "--deadline", options.scheduling.deadline_seconds, 0.001, 1e6,
              "end each reply so many seconds after it was asked for, as far as it has come (default: none)")
       ->group(group);
+  add_constraint(app, options);
   app.add_option("--stop", options.stop, "end the reply before this text; may be given several times")
       ->type_name("TEXT")
       ->allow_extra_args(false)

@@ -26,6 +26,8 @@ const char* ending(FinishReason reason) {
       return ", deadline passed";
     case FinishReason::error:
       return ", failed";
+    case FinishReason::dead_end:
+      return ", dead end";
   }
   return "";
 }

@@ -32,14 +32,15 @@ struct Inbox {
 // One request of a batch.
 class Member final : public Request {
  public:
-  Member(std::uint64_t uid, const BatchRequest& request, std::shared_ptr<Inbox> inbox, LocalEngine& engine)
+  Member(std::uint64_t uid, const BatchRequest& request, std::shared_ptr<Inbox> inbox, LocalEngine& engine,
+         std::unique_ptr<ConstrainedText> constrained)
       : uid_(uid),
         inbox_(std::move(inbox)),
         engine_(engine),
         salt_(request.options.salt),
         given_(request.cache),
         held_(request.keep_cache ? engine.next_held() : 0),
-        continuation_(request.prompt.size(), request.options, engine.vocabulary(), engine.kernels()),
+        continuation_(request.prompt.size(), request.options, engine.continuing(std::move(constrained))),
         tokens_(request.prompt) {
     usage_.prompt_tokens = static_cast<int>(request.prompt.size());
   }
@@ -54,15 +55,14 @@ class Member final : public Request {
 
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {
     Continuation::Next next = continuation_.next(position, logits, tokens);
-    usage_.reply_tokens += next.in_reply ? 1 : 0;
     usage_.prefilled_tokens = usage_.prompt_tokens - usage_.reused_tokens;
-    if (next.finish == FinishReason::error) return {Decision::Kind::finish, 0, FinishReason::error};
-    last_ = BatchResponse{.uid = uid_, .token = next.token, .logprob = next.logprob, .text = std::move(next.text)};
-    if (next.finish) return {Decision::Kind::finish, next.token, *next.finish};  // it is told with the end
-    tell(std::move(*last_));
-    last_.reset();
-    tokens_.push_back(next.token);
-    return {Decision::Kind::append, next.token, FinishReason::stop};
+    if (take(next)) return {Decision::Kind::finish, next.token, *next.finish};
+    Decision decision{Decision::Kind::append, next.token, FinishReason::stop};
+    while (std::optional<Continuation::Next> forced = continuation_.forced()) {
+      if (take(*forced)) return ended(std::move(decision), *forced->finish);
+      decision.forced.push_back(forced->token);
+    }
+    return decision;
   }
 
   void on_held(const Result<int>& tokens) override {
@@ -106,6 +106,19 @@ class Member final : public Request {
   std::deque<BatchResponse>& told() { return told_; }
 
  private:
+  // True if it ends the request: the token is told with the end.
+  bool take(Continuation::Next& next) {
+    usage_.reply_tokens += next.in_reply ? 1 : 0;
+    if (next.finish == FinishReason::dead_end || (next.finish == FinishReason::error && !next.in_reply)) return true;
+    BatchResponse told{.uid = uid_, .token = next.token, .logprob = next.logprob, .text = std::move(next.text)};
+    if (next.finish) {
+      last_ = std::move(told);
+      return true;
+    }
+    tell(std::move(told));
+    tokens_.push_back(next.token);
+    return false;
+  }
   void tell(BatchResponse response) {
     response.usage = usage_;
     response.reuse = reuse_;
@@ -201,6 +214,11 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
     DALSEGNO_TRY(impl_->engine.check_options(request.options));
     DALSEGNO_TRY(check_cache(request, impl_->engine));
   }
+  std::vector<std::unique_ptr<ConstrainedText>> constrained;
+  for (const BatchRequest& request : requests) {
+    DALSEGNO_ASSIGN(text, impl_->engine.constrain(request.options, request.prompt));
+    constrained.push_back(std::move(text));
+  }
   std::vector<std::uint64_t> uids;
   std::vector<Work> work;
   Inbox& inbox = *impl_->inbox;
@@ -212,11 +230,13 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
       return Error{ErrorCode::invalid_argument,
                    fmt::format("uid {} is in use; take another, or wait for that request's end", *request.uid)};
     }
-    for (BatchRequest& request : requests) {
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      BatchRequest& request = requests[i];
       while (!request.uid && (inbox.members.contains(inbox.next_uid) || wanted.contains(inbox.next_uid)))
         ++inbox.next_uid;
       const std::uint64_t uid = request.uid ? *request.uid : inbox.next_uid++;
-      const auto member = std::make_shared<Member>(uid, request, impl_->inbox, impl_->engine);
+      const auto member =
+          std::make_shared<Member>(uid, request, impl_->inbox, impl_->engine, std::move(constrained[i]));
       inbox.members.emplace(uid, member);
       uids.push_back(uid);
       const int last = static_cast<int>(request.prompt.size()) - 1;

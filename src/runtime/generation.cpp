@@ -11,9 +11,8 @@ constexpr std::size_t kMostAhead = 64;
 
 }  // namespace
 
-Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const Vocabulary& vocabulary,
-                       const Kernels& kernels)
-    : with_logprobs_(options.logprobs), continuation_(prompt.size(), options, vocabulary, kernels) {
+Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& options, Continuation::Parts parts)
+    : with_logprobs_(options.logprobs), continuation_(prompt.size(), options, std::move(parts)) {
   reply_.prompt_ids = std::move(prompt);
   reply_.usage.prompt_tokens = static_cast<int>(reply_.prompt_ids.size());
 }
@@ -44,15 +43,26 @@ void Generation::show(std::string text) {
   changed_.notify_one();
 }
 
-Decision Generation::on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
-  Continuation::Next next = continuation_.next(position, logits, tokens);
-  last_token_ = Clock::now();
-  if (sampled_++ == 0) first_token_ = last_token_;
+void Generation::take(Continuation::Next& next) {
+  ++sampled_;
   if (next.in_reply) reply_.ids.push_back(next.token);
   if (next.in_reply && with_logprobs_) reply_.logprobs.push_back(next.logprob);
   show(std::move(next.text));
+}
+
+Decision Generation::on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
+  Continuation::Next next = continuation_.next(position, logits, tokens);
+  last_token_ = Clock::now();
+  if (sampled_ == 0) first_token_ = last_token_;
+  take(next);
+  Decision decision{Decision::Kind::append, next.token, FinishReason::stop};
   if (next.finish) return {Decision::Kind::finish, next.token, *next.finish};
-  return {Decision::Kind::append, next.token, FinishReason::stop};
+  while (std::optional<Continuation::Next> forced = continuation_.forced()) {
+    take(*forced);
+    if (forced->finish) return ended(std::move(decision), *forced->finish);
+    decision.forced.push_back(forced->token);
+  }
+  return decision;
 }
 
 void Generation::on_finished(Result<FinishReason> outcome) {

@@ -17,9 +17,8 @@ namespace dalsegno {
 // One reply: samples on the engine thread, hands text and progress to the caller's thread.
 class Generation final : public Request {
  public:
-  // Requires: vocabulary and kernels outlive it.
-  Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const Vocabulary& vocabulary,
-             const Kernels& kernels);
+  // Requires: as of Continuation.
+  Generation(std::vector<TokenId> prompt, const GenerateOptions& options, Continuation::Parts parts);
 
   void on_admitted(const Admission& admission) override;
   void on_progress(int done, int total) override;
@@ -38,6 +37,7 @@ class Generation final : public Request {
     std::size_t ids = 0;
   };
   void show(std::string text);
+  void take(Continuation::Next& next);
   bool deliver(const Piece& piece, const GenerateCallbacks& callbacks);
   Reply reply(FinishReason reason);
 

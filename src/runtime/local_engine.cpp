@@ -96,6 +96,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
     return Error{ErrorCode::cancelled, fmt::format("{}: loading was cancelled", quoted_path(options.model_path))};
   }
   engine->tokenizer_ = std::move(opened);
+  engine->constraints_ = std::make_unique<Constraints>(engine->vocabulary(), engine->config_.vocabulary, *memory);
   return engine;
 }
 
@@ -233,14 +234,21 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
                                     const GenerateCallbacks& callbacks) {
   DALSEGNO_TRY(check_prompt(prompt));
   DALSEGNO_TRY(check_options(options));
+  DALSEGNO_ASSIGN(constrained, constrain(options, prompt));
   std::vector<TokenId> tokens(prompt.begin(), prompt.end());
-  auto generation = std::make_shared<Generation>(tokens, options, vocabulary(), kernels_);
+  auto generation = std::make_shared<Generation>(tokens, options, continuing(std::move(constrained)));
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
   work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt, options.retention});
   work.back().scheduling = options.scheduling;
   scheduler_->submit(std::move(work));
   return generation->wait(callbacks);
+}
+
+Result<std::unique_ptr<ConstrainedText>> LocalEngine::constrain(const GenerateOptions& options,
+                                                                std::span<const TokenId> prompt) {
+  if (!options.constraint) return std::unique_ptr<ConstrainedText>();
+  return constraints_->begin(*options.constraint, prompt);
 }
 
 Result<Explanation> LocalEngine::explain(std::span<const TokenId> prompt, const std::string& salt) {

@@ -13,6 +13,8 @@
 #include "kernels/kernels.hpp"
 #include "model/config.hpp"
 #include "model/model.hpp"
+#include "runtime/constrained.hpp"
+#include "runtime/continuation.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/scheduler.hpp"
 #include "text/vocabulary.hpp"
@@ -43,6 +45,13 @@ class LocalEngine final : public Engine {
   // For what else drives sequences (score, bench, tests). Errors as generate().
   [[nodiscard]] Result<void> check_prompt(std::span<const TokenId> prompt) const;
   [[nodiscard]] Result<void> check_options(const GenerateOptions& options) const;
+  // Where the reply to this prompt stands in the options' constraint; null if they have none. Compiles it on this
+  // thread. Errors: those of Constraints::begin.
+  [[nodiscard]] Result<std::unique_ptr<ConstrainedText>> constrain(const GenerateOptions& options,
+                                                                   std::span<const TokenId> prompt);
+  [[nodiscard]] Continuation::Parts continuing(std::unique_ptr<ConstrainedText> constrained) const {
+    return {vocabulary(), kernels_, context_, std::move(constrained)};
+  }
   // Holds the K/V of these tokens, computing what is not cached; the number by which to release them. Errors: as pin().
   Result<std::uint64_t> hold(std::span<const TokenId> tokens, const std::string& salt,
                              HeldTables::Keep keep = HeldTables::Keep::pinned);
@@ -78,6 +87,7 @@ class LocalEngine final : public Engine {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Constraints> constraints_;
   std::unique_ptr<Scheduler> scheduler_;
 };
 

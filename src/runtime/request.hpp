@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "dalsegno/result.hpp"
 #include "dalsegno/types.hpp"
@@ -22,12 +23,23 @@ struct Admission {
   }
 };
 
+inline constexpr int kMostForced = 64;
+
 // What a request wants after seeing the logits of a position.
 struct Decision {
   enum class Kind : std::uint8_t { wait, append, finish } kind = Kind::wait;
   TokenId token = 0;                         // append: the next token
   FinishReason reason = FinishReason::stop;  // finish
+  // Without logits, at most 1 + kMostForced. append: those that follow the token; finish: those of the reply before
+  // its last one, whose K/V are computed before the end.
+  std::vector<TokenId> forced{};
 };
+
+// The end of a reply whose last tokens but one are those of `append`.
+inline Decision ended(Decision append, FinishReason reason) {
+  append.forced.insert(append.forced.begin(), append.token);
+  return {Decision::Kind::finish, 0, reason, std::move(append.forced)};
+}
 
 // What the scheduler calls as it works on a sequence. All but cancel() run on the engine thread
 // and must not block. on_finished comes exactly once, last.

@@ -364,10 +364,7 @@ void Scheduler::step() {
     }
     // A request that wants no (further) logits ends with its last token.
     const bool all_known = sequence->table.tokens() == static_cast<int>(tokens.size());
-    if (!sequence->finished && all_known && sequence->next_logit >= static_cast<int>(tokens.size())) {
-      sequence->finished = true;
-      sequence->outcome = FinishReason::stop;
-    }
+    if (all_known && sequence->next_logit >= static_cast<int>(tokens.size())) sequence->finished = true;
   }
   settle();
 }
@@ -400,10 +397,10 @@ void Scheduler::compose() {
   // NOLINTNEXTLINE(modernize-loop-convert)
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.finished || sequence.left() != 1) continue;
+    const int rows = std::min(sequence.reply_rows(), parts_.max_rows - static_cast<int>(step_tokens_.size()));
+    if (sequence.finished || sequence.reply_rows() == 0) continue;
     sequence.held = !sequence.work.request->wants_more();
-    const bool is_room = static_cast<int>(step_tokens_.size()) < parts_.max_rows;
-    if (!sequence.held && is_room && grow(sequence, 1)) add_rows(sequence, 1);
+    if (!sequence.held && rows > 0 && grow(sequence, rows)) add_rows(sequence, rows);
   }
   reply_rows_ = static_cast<int>(step_tokens_.size());
   const int most = reply_rows_ > 0 ? std::min(parts_.max_rows, reply_rows_ + beside_replies()) : parts_.max_rows;
@@ -422,7 +419,7 @@ void Scheduler::compose() {
 Scheduler::Sequence* Scheduler::next_prompt() {
   claims_.clear();
   for (const SequencePtr& sequence : running_) {
-    const bool is_candidate = !sequence->finished && sequence->rows == 0 && sequence->left() > 1;
+    const bool is_candidate = !sequence->finished && sequence->rows == 0 && sequence->has_prompt_left();
     claims_.push_back(is_candidate ? &sequence->claim : nullptr);
   }
   const std::size_t next = FairOrder::first(claims_);
@@ -523,11 +520,15 @@ void Scheduler::deliver(int index, std::span<const float> logits, std::span<cons
   sequence.next_logit = position + 1;
   if (decision.kind == Decision::Kind::append) {
     tokens.push_back(decision.token);
+    tokens.insert(tokens.end(), decision.forced.begin(), decision.forced.end());
+    sequence.next_logit = static_cast<int>(tokens.size()) - 1;
     if (static_cast<int>(tokens.size()) <= parts_.context) return;
     sequence.finished = true;
     sequence.outcome = FinishReason::length;
   } else if (decision.kind == Decision::Kind::finish) {
-    sequence.finished = true;
+    tokens.insert(tokens.end(), decision.forced.begin(), decision.forced.end());
+    sequence.next_logit = static_cast<int>(tokens.size());
+    sequence.finished = decision.forced.empty();  // else when they are computed
     sequence.outcome = decision.reason;
   }
 }

@@ -117,6 +117,11 @@ class Scheduler {
     Result<FinishReason> outcome = FinishReason::stop;
 
     [[nodiscard]] int left() const { return static_cast<int>(work.tokens.size()) - table.tokens(); }
+    [[nodiscard]] bool has_prompt_left() const { return left() > 1 && reply_rows() == 0; }
+    // Its last token, and where that is a reply's and some were forced, those before it.
+    [[nodiscard]] int reply_rows() const {
+      return left() == 1 || (table.tokens() >= prompt_tokens && left() <= 1 + kMostForced) ? left() : 0;
+    }
   };
   using SequencePtr = std::unique_ptr<Sequence>;
 

@@ -129,10 +129,32 @@ SamplingOptions sampling_from_json(const json::object& object) {
   return options;
 }
 
+json::value constraint_to_json(const std::optional<Constraint>& constraint) {
+  if (!constraint) return nullptr;
+  return {{"kind", static_cast<int>(constraint->kind)},
+          {"text", constraint->text},
+          {"choices", texts_to_json(constraint->choices)},
+          {"continues", constraint->continues}};
+}
+
+std::optional<Constraint> constraint_from_json(const json::object& options) {
+  const json::value* value = options.if_contains("constraint");
+  if (value == nullptr || value->is_null()) return std::nullopt;
+  const json::object& object = value->as_object();
+  const int kind = object.at("kind").to_number<int>();
+  Constraint constraint;
+  constraint.kind = static_cast<Constraint::Kind>(std::clamp(kind, 0, static_cast<int>(Constraint::Kind::choices)));
+  constraint.text = text_of(object.at("text"));
+  constraint.choices = texts_from_json(object.at("choices"));
+  constraint.continues = object.at("continues").to_number<int>();
+  return constraint;
+}
+
 json::value options_to_json(const GenerateOptions& options) {
   return {{"max_tokens", options.max_tokens},
           {"sampling", sampling_to_json(options.sampling)},
           {"stop", texts_to_json(options.stop)},
+          {"constraint", constraint_to_json(options.constraint)},
           {"logprobs", options.logprobs},
           {"reuse", options.reuse},
           {"priority", options.retention.priority},
@@ -147,6 +169,7 @@ GenerateOptions options_from_json(const json::object& object) {
   options.max_tokens = object.at("max_tokens").to_number<int>();
   options.sampling = sampling_from_json(object.at("sampling").as_object());
   options.stop = texts_from_json(object.at("stop"));
+  options.constraint = constraint_from_json(object);
   options.logprobs = object.at("logprobs").as_bool();
   options.reuse = object.at("reuse").as_bool();
   options.retention.priority = object.at("priority").to_number<int>();

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/math.hpp"
@@ -10,6 +11,7 @@ namespace {
 
 // Differences from the maximum stay finite; exp is exactly zero from -87 on.
 constexpr float kFarBelow = -1000.0F;
+constexpr float kForbidden = -std::numeric_limits<float>::max();
 // The first guess at how many candidates a share takes; it doubles until enough are sorted.
 constexpr std::size_t kFirstSorted = 64;
 
@@ -21,12 +23,13 @@ bool Sampler::likelier(TokenId a, TokenId b) const {
   return x != y ? x > y : a < b;
 }
 
-// logits_ become (logit - maximum) / temperature, at most 0; weights_ their exp.
+// logits_ become (logit - maximum) / temperature, at most 0; weights_ their exp. Forbidden ones are zero at any
+// temperature.
 void Sampler::weigh(Choice& choice) {
   const float maximum = logits_[static_cast<std::size_t>(argmax(logits_))];
   for (float& logit : logits_) {
     const float scaled = (logit - maximum) / options_.temperature;
-    logit = scaled > kFarBelow ? scaled : kFarBelow;
+    logit = scaled > kFarBelow && (logit != kForbidden || maximum == kForbidden) ? scaled : kFarBelow;
   }
   kernels_->exp_sum(logits_.data(), static_cast<int>(logits_.size()), 0.0F, weights_.data());
   std::iota(order_.begin(), order_.end(), 0);

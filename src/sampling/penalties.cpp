@@ -35,6 +35,7 @@ void run_lengths(std::span<const TokenId> tokens, std::int32_t most, std::vector
 
 void Sampler::lower(TokenId id, double by) {
   float& logit = logits_[static_cast<std::size_t>(id)];
+  if (logit == -kLargest) return;  // forbidden
   logit = static_cast<float>(std::clamp(static_cast<double>(logit) - by, -double{kLargest}, double{kLargest}));
 }
 
@@ -53,6 +54,7 @@ void Sampler::penalise_repeats(Choice& choice) {
     if (place >= counts_.size() || counts_[place] != 0) continue;
     counts_[place] = 1;
     const float logit = logits_[place];
+    if (logit == -kLargest) continue;  // forbidden
     logits_[place] = std::clamp(logit > 0 ? logit / penalty : logit * penalty, -kLargest, kLargest);
   }
   for (const TokenId id : recent) {

@@ -59,9 +59,9 @@ std::vector<dsb_text> borrow_all(const std::vector<std::string_view>& texts) {
 }
 
 struct FreeVocabulary {
-  void operator()(dsb_vocabulary* vocabulary) const { dsb_vocabulary_free(vocabulary); }
+  void operator()(const dsb_vocabulary* vocabulary) const { dsb_vocabulary_free(vocabulary); }
 };
-using Encoder = std::unique_ptr<dsb_vocabulary, FreeVocabulary>;
+using Encoder = std::unique_ptr<const dsb_vocabulary, FreeVocabulary>;
 
 Result<Encoder> create_encoder(const VocabularySpec& spec, const TokenTable& table) {
   static_assert(sizeof(TokenKind) == sizeof(std::uint8_t));
@@ -85,7 +85,7 @@ Result<Encoder> create_encoder(const VocabularySpec& spec, const TokenTable& tab
   raw.add_bos = tristate(spec.add_bos);
   raw.add_eos = tristate(spec.add_eos);
   raw.add_space_prefix = tristate(spec.add_space_prefix);
-  dsb_vocabulary* made = nullptr;
+  const dsb_vocabulary* made = nullptr;
   BridgeBuffer error;
   if (const int code = dsb_vocabulary_create(&raw, &made, error.out()); code != DSB_OK)
     return bridge_error(code, error);
@@ -172,6 +172,10 @@ bool Vocabulary::is_control(TokenId id) const {
 
 bool Vocabulary::is_end_of_turn(TokenId id) const {
   return impl_->end_of_turn[static_cast<std::size_t>(id)];
+}
+
+const dsb_vocabulary* Vocabulary::encoder() const {
+  return impl_->encoder.get();
 }
 
 std::vector<std::string> Vocabulary::unusual() const {

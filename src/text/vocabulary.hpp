@@ -11,6 +11,8 @@
 #include "dalsegno/tokenizer.hpp"
 #include "dalsegno/types.hpp"
 
+struct dsb_vocabulary;
+
 namespace dalsegno {
 
 // What a GGUF file says about its tokenizer, as plain data (text/ does not read files).
@@ -47,6 +49,8 @@ class Vocabulary {
   [[nodiscard]] std::string_view token_text(TokenId id) const;
   // Peculiarities worth telling a user, one sentence each (missing byte tokens, ...).
   [[nodiscard]] std::vector<std::string> unusual() const;
+  // What encodes, for what else is made of it in the bridge.
+  [[nodiscard]] const dsb_vocabulary* encoder() const;
 
  private:
   struct Impl;
@@ -59,7 +63,9 @@ class Vocabulary {
 // Requires: the vocabulary outlives it.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Vocabulary& vocabulary) : vocabulary_(&vocabulary) {}
+  // exact: the text goes on from another, so that a space in front is the model's own.
+  explicit StreamDecoder(const Vocabulary& vocabulary, bool exact = false)
+      : vocabulary_(&vocabulary), at_start_(!exact) {}
   // New text, possibly empty. Requires: 0 <= id < the vocabulary's size.
   std::string push(TokenId id);
   // What is left at the end.
@@ -68,7 +74,7 @@ class StreamDecoder {
  private:
   const Vocabulary* vocabulary_;
   std::string held_;
-  bool at_start_ = true;  // no token has given text yet
+  bool at_start_;  // no token has given text yet
 };
 
 // A chat template (Jinja), compiled once. Const calls are thread-safe.

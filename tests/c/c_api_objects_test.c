@@ -62,6 +62,7 @@ static void test_saved_session(dalsegno_engine* engine, dalsegno_session* sessio
   dalsegno_generate_options last;
   MUST(dalsegno_session_last_options(loaded, &last, sizeof last, error));
   CHECK(last.size == sizeof last && last.max_tokens == 8 && last.stop_count == 1 && strcmp(last.stop[0], "ZZZ") == 0);
+  CHECK(last.constraint == DALSEGNO_CONSTRAINT_REGEX && strcmp(last.constraint_text, "[a-z ]{20}") == 0);
   check_alike(session, loaded);
   dalsegno_session_free(loaded);
   path_of(path, sizeof path, "none.safetensors");
@@ -88,7 +89,11 @@ void test_session(dalsegno_engine* engine) {
   MUST(dalsegno_session_pin_refusal(session, &refusal, error));
   CHECK(refusal->size == 0);
   dalsegno_text_free(refusal);
+  generate.constraint = DALSEGNO_CONSTRAINT_REGEX;
+  generate.constraint_text = "[a-z ]{20}";
   MUST(dalsegno_session_respond(session, "and you?", &generate, &reply, error));
+  CHECK(reply->id_count == 8 && reply->finish == DALSEGNO_FINISH_LENGTH);
+  CHECK(strspn(reply->text, "abcdefghijklmnopqrstuvwxyz ") == reply->text_size);
   CHECK(reply->usage.reused_tokens > 0 &&
         reply->usage.prompt_tokens == reply->usage.reused_tokens + reply->usage.prefilled_tokens);
   CHECK(dalsegno_session_turns(session) == 2 && dalsegno_session_report_count(session) == 2);

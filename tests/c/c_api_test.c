@@ -250,6 +250,24 @@ static void test_generate(dalsegno_engine* engine) {
   CHECK(again->id_count > 0 && again->ids[0] != first->ids[0]);
   dalsegno_reply_free(again);
 
+  // Constraints too.
+  options = short_reply(12);
+  options.constraint = DALSEGNO_CONSTRAINT_REGEX;
+  options.constraint_text = "[xy]{3}";
+  MUST(dalsegno_engine_generate(engine, prompt, 40, &options, &again, error));
+  CHECK(again->finish == DALSEGNO_FINISH_STOP && strlen(again->text) == 3 && strspn(again->text, "xy") == 3);
+  dalsegno_reply_free(again);
+  const char* const choices[] = {"one", "two"};
+  options.constraint = DALSEGNO_CONSTRAINT_CHOICES;
+  options.constraint_text = NULL;
+  options.choices = choices;
+  options.choice_count = 2;
+  MUST(dalsegno_engine_generate(engine, prompt, 40, &options, &again, error));
+  CHECK(strcmp(again->text, "one") == 0 || strcmp(again->text, "two") == 0);
+  dalsegno_reply_free(again);
+  options.constraint = 9;
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_engine_generate(engine, prompt, 40, &options, &again, error));
+
   dalsegno_explanation explanation;
   MUST(dalsegno_engine_explain(engine, prompt, 40, NULL, &explanation, sizeof explanation, error));
   CHECK(explanation.prompt_tokens == 40 && explanation.reused_tokens == 39);

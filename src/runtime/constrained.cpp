@@ -1,0 +1,132 @@
+#include "runtime/constrained.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace dalsegno {
+namespace {
+
+// Compiled grammars that wait for a next request; each may come to keep some tens of MB of lexer states.
+constexpr std::size_t kRecent = 8;
+
+// Measured at most: 8 bytes for a node of the trie, in it and in its slices.
+constexpr std::uint64_t trie_bytes(int tokens, std::uint64_t text) {
+  return (1ULL << 20) + static_cast<std::uint64_t>(tokens) * 64 + text * 16;
+}
+
+bool same(const Constraint& a, const Constraint& b) {
+  return a.kind == b.kind && a.text == b.text && a.choices == b.choices;
+}
+
+Result<void> check(const Constraint& constraint, std::span<const TokenId> prompt) {
+  if (constraint.continues < 0 || static_cast<std::size_t>(constraint.continues) > prompt.size()) {
+    return Error{ErrorCode::invalid_argument, fmt::format("a constraint cannot continue {} tokens of a prompt of {}",
+                                                          constraint.continues, prompt.size())};
+  }
+  if (constraint.kind == Constraint::Kind::choices ? constraint.text.empty() : constraint.choices.empty()) return {};
+  return Error{ErrorCode::invalid_argument,
+               "a constraint has either a text or, if it is of the kind choices, a list of them"};
+}
+
+}  // namespace
+
+ConstrainedText::ConstrainedText(Matcher matcher, TextState state, int vocabulary, MaskThread& thread)
+    : job_(std::make_shared<MaskJob>(std::move(matcher), vocabulary)), thread_(thread), state_(state) {}
+
+void ConstrainedText::prepare() {
+  if (prepared_ || known_) return;
+  prepared_ = true;
+  thread_.start(job_);
+}
+
+Result<const TokenMask*> ConstrainedText::allowed() {
+  prepare();
+  if (prepared_) {
+    MaskThread::take(*job_);
+    prepared_ = false;
+    known_ = true;
+  }
+  if (!job_->state.ok()) return job_->state.error();
+  return job_->state.value() == TextState::dead ? nullptr : &job_->allowed;
+}
+
+Result<TextState> ConstrainedText::advance(TokenId token) {
+  known_ = false;
+  DALSEGNO_ASSIGN(state, job_->matcher.consume({&token, 1}));
+  state_ = state;
+  return state;
+}
+
+Result<std::optional<TokenId>> ConstrainedText::forced() {
+  if (state_ != TextState::open) return std::optional<TokenId>();
+  return job_->matcher.forced();
+}
+
+Constraints::Constraints(const Vocabulary& vocabulary, int logits, ProcessMemory& memory)
+    : vocabulary_(vocabulary), logits_(logits), memory_(memory) {}
+
+// If need be, what is cached makes way.
+Result<Reservation> Constraints::reserve_trie() {
+  std::uint64_t text = 0;
+  for (TokenId id = 0; id < vocabulary_.size(); ++id) text += vocabulary_.token_text(id).size();
+  const std::uint64_t bytes = trie_bytes(vocabulary_.size(), text);
+  MemoryBudget& budget = memory_.budget();
+  if (budget.free_bytes() < bytes) {
+    memory_.ask_and_wait({.target = std::max<std::uint64_t>(1, budget.limit() - std::min(budget.limit(), bytes))});
+  }
+  return budget.reserve(MemoryKind::work, bytes, "the vocabulary's trie, which constraints need,");
+}
+
+Result<const Grammars*> Constraints::grammars() {
+  const std::lock_guard lock(mutex_);
+  if (grammars_) return grammars_.get();
+  DALSEGNO_ASSIGN(trie, reserve_trie());
+  DALSEGNO_ASSIGN(made, Grammars::create(vocabulary_));
+  trie_ = std::move(trie);
+  grammars_ = std::move(made);
+  return grammars_.get();
+}
+
+Result<std::shared_ptr<const Constraints::Compiled>> Constraints::compiled(const Constraint& constraint) {
+  DALSEGNO_ASSIGN(grammars, this->grammars());
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = std::ranges::find_if(recent_, [&](const auto& each) { return same(each->constraint, constraint); });
+    if (at != recent_.end()) {
+      std::rotate(recent_.begin(), at, at + 1);
+      return recent_.front();
+    }
+  }
+  // Others go on meanwhile; that two compile the same at once does no harm.
+  DALSEGNO_ASSIGN(matcher, grammars->compile(constraint));
+  auto made = std::make_shared<const Compiled>(Compiled{constraint, std::move(matcher)});
+  const std::lock_guard lock(mutex_);
+  recent_.push_front(made);
+  if (recent_.size() > kRecent) recent_.pop_back();
+  return made;
+}
+
+Result<std::unique_ptr<ConstrainedText>> Constraints::begin(const Constraint& constraint,
+                                                            std::span<const TokenId> prompt) {
+  DALSEGNO_TRY(check(constraint, prompt));
+  DALSEGNO_ASSIGN(compiled, this->compiled(constraint));
+  DALSEGNO_ASSIGN(matcher, compiled->beginning.clone());
+  TextState state = TextState::open;
+  const auto continued = prompt.last(static_cast<std::size_t>(constraint.continues));
+  for (std::size_t i = 0; i < continued.size(); ++i) {
+    const Result<TextState> next = matcher.consume(continued.subspan(i, 1));
+    if (!next.ok()) {
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("token {} of the {} that the constraint continues is not what it allows: {}", i,
+                               continued.size(), next.error().message)};
+    }
+    state = next.value();
+  }
+  auto text = std::make_unique<ConstrainedText>(std::move(matcher), state, logits_, thread_);
+  text->prepare();
+  return text;
+}
+
+}  // namespace dalsegno

@@ -1,0 +1,123 @@
+// constrained_replies MODEL: reads one JSON object a line, {"prompt": a user's message, "schema": a JSON schema as
+// text, "texts": [...]}, and writes one for each: {"refused": why} or {"text": the reply that follows the schema,
+// "finish":
+// ..., "accepted": [of each of the texts whether the schema's grammar does]}.
+
+#include <fmt/format.h>
+
+#include <boost/json.hpp>
+#include <iostream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "dalsegno/batch.hpp"
+#include "runtime/local_engine.hpp"
+#include "text/grammar.hpp"
+
+namespace dalsegno {
+namespace {
+
+namespace json = boost::json;
+
+// The schemas of the suite may wish for long replies; the model may for longer ones.
+constexpr int kMostTokens = 300;
+constexpr std::size_t kAtOnce = 32;
+
+Result<bool> accepts(const Matcher& beginning, std::string_view text, const Tokenizer& tokenizer) {
+  DALSEGNO_ASSIGN(ids, tokenizer.encode(text));
+  DALSEGNO_ASSIGN(matcher, beginning.clone());
+  if (!ids.empty() && !matcher.consume(ids).ok()) return false;
+  return matcher.accepts();
+}
+
+Result<json::array> accepted(const Grammars& grammars, const json::object& asked, const Tokenizer& tokenizer) {
+  json::array answers;
+  DALSEGNO_ASSIGN(matcher, grammars.compile(Constraint::json_schema(std::string(asked.at("schema").as_string()))));
+  for (const json::value& text : asked.at("texts").as_array()) {
+    const json::string& chars = text.as_string();
+    DALSEGNO_ASSIGN(yes, accepts(matcher, {chars.data(), chars.size()}, tokenizer));
+    answers.push_back(yes);
+  }
+  return answers;
+}
+
+Result<std::vector<TokenId>> prompt_of(const json::object& asked, const Tokenizer& tokenizer) {
+  const json::array messages{json::object{{"role", "user"}, {"content", asked.at("prompt")}}};
+  DALSEGNO_ASSIGN(prompt, tokenizer.render(json::serialize(messages), true));
+  return tokenizer.encode(prompt, {.special = true});
+}
+
+class Replies {
+ public:
+  Replies(LocalEngine& engine, const Grammars& grammars) : engine_(engine), grammars_(grammars), batch_(engine) {}
+
+  Result<void> ask(const json::object& asked) {
+    const std::size_t place = answers_.size();
+    answers_.emplace_back();
+    DALSEGNO_ASSIGN(prompt, prompt_of(asked, engine_.tokenizer()));
+    BatchRequest request{.prompt = std::move(prompt), .keep_cache = false};
+    request.options.constraint = Constraint::json_schema(std::string(asked.at("schema").as_string()));
+    request.options.max_tokens = kMostTokens;
+    request.options.sampling.temperature = 0.8F;
+    request.options.sampling.seed = place;
+    std::vector<BatchRequest> requests;
+    requests.push_back(std::move(request));
+    auto uid = batch_.insert(std::move(requests));
+    if (!uid.ok()) {
+      answers_[place]["refused"] = uid.error().message;
+      return {};
+    }
+    running_[uid.value().front()] = place;
+    DALSEGNO_ASSIGN(texts, accepted(grammars_, asked, engine_.tokenizer()));
+    answers_[place] = {{"text", ""}, {"accepted", std::move(texts)}};
+    while (running_.size() >= kAtOnce) hear();
+    return {};
+  }
+
+  const std::vector<json::object>& rest() {
+    while (!running_.empty()) hear();
+    return answers_;
+  }
+
+ private:
+  void hear() {
+    for (const BatchResponse& response : batch_.next()) {
+      json::object& answer = answers_[running_.at(response.uid)];
+      answer["text"].as_string() += response.text;
+      if (!response.finish_reason) continue;
+      answer["finish"] = name(*response.finish_reason);
+      if (response.error) answer["error"] = response.error->message;
+      running_.erase(response.uid);
+    }
+  }
+
+  LocalEngine& engine_;
+  const Grammars& grammars_;
+  BatchGenerator batch_;
+  std::map<std::uint64_t, std::size_t> running_;
+  std::vector<json::object> answers_;
+};
+
+Result<void> run(const char* model) {
+  EngineOptions options;
+  options.model_path = model;
+  DALSEGNO_ASSIGN(engine, LocalEngine::open(options));
+  DALSEGNO_ASSIGN(grammars, Grammars::create(engine->vocabulary()));
+  Replies replies(*engine, *grammars);
+  for (std::string line; std::getline(std::cin, line);) DALSEGNO_TRY(replies.ask(json::parse(line).as_object()));
+  for (const json::object& answer : replies.rest()) fmt::print("{}\n", json::serialize(answer));
+  return {};
+}
+
+}  // namespace
+}  // namespace dalsegno
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  if (const auto done = dalsegno::run(argv[1]); !done.ok()) {
+    fmt::print(stderr, "error: {}\n", done.error().message);
+    return 1;
+  }
+  return 0;
+}
