@@ -137,9 +137,44 @@ void set_processor(Asked& asked, const char* /*name*/, nb::handle value) {
   };
 }
 
+Constraint::Kind kind_of(const std::string& kind) {
+  if (kind == "json_schema") return Constraint::Kind::json_schema;
+  if (kind == "regex") return Constraint::Kind::regex;
+  if (kind == "lark") return Constraint::Kind::lark;
+  if (kind == "choices") return Constraint::Kind::choices;
+  throw nb::value_error(
+      ("constraint: there is no kind '" + kind + "'; dalsegno.constraints makes all there are").c_str());
+}
+
+void set_constraint(Asked& asked, const char* name, nb::handle value) {
+  asked.options.constraint.reset();
+  if (value.is_none()) return;
+  constexpr const char* kWanted = "what a function of dalsegno.constraints returns";
+  if (!nb::isinstance<nb::dict>(value) || !nb::cast<nb::dict>(value).contains("kind")) {
+    throw nb::type_error((std::string(name) + ": " + kWanted + " is wanted").c_str());
+  }
+  Constraint constraint;
+  for (const auto& [key, part] : nb::cast<nb::dict>(value)) {
+    const auto field = cast_option<std::string>(name, key, kWanted);
+    if (field == "kind") {
+      constraint.kind = kind_of(cast_option<std::string>(name, part, kWanted));
+    } else if (field == "text") {
+      constraint.text = cast_option<std::string>(name, part, "text");
+    } else if (field == "choices") {
+      constraint.choices = cast_option<std::vector<std::string>>(name, part, "a list of texts");
+    } else if (field == "continues") {
+      constraint.continues = cast_option<int>(name, part, wanted_of<int>());
+    } else {
+      throw nb::type_error(("constraint: there is no part '" + field + "'").c_str());
+    }
+  }
+  asked.options.constraint = std::move(constraint);
+}
+
 constexpr Row kRows[] = {
     {"max_tokens", set_field<&GenerateOptions::max_tokens>},
     {"stop", set_stop},
+    {"constraint", set_constraint},
     {"logits_processor", set_processor},
     {"logprobs", set_field<&GenerateOptions::logprobs>},
     {"reuse", set_field<&GenerateOptions::reuse>},

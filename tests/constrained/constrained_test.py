@@ -31,11 +31,13 @@ MOST_UNFINISHED = 0.3
 
 
 def pip(*words):
-    done = subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", *map(str, words)],
+    # That of scripts/python_environment, where there is one: Debian's python3 has no pip.
+    environment = program.ROOT / "build/python/bin/python"
+    python = environment if environment.exists() else sys.executable
+    done = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", "-q", *map(str, words)],
                           capture_output=True, text=True)
     if done.returncode != 0:
-        print(f"skipped: pip cannot fetch what the test needs: {done.stderr.strip().splitlines()[-1:]}")
-        sys.exit(program.SKIPPED)
+        sys.exit(f"error: pip cannot fetch what the test needs: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def fetch(folder):

@@ -10,7 +10,7 @@ docs/python.md is the tour.
 
 import numpy as _numpy  # here, not with the first array, which may be when somebody presses Ctrl-C
 
-from . import errors, options
+from . import constraints, errors, options
 from ._dalsegno import (
     AuditReport,
     BatchGenerator,

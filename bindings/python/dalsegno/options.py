@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from .constraints import Constraint
+
 
 class KvOptions(TypedDict, total=False):
     """How keys and values are stored."""
@@ -47,6 +49,7 @@ class GenerateOptions(TypedDict, total=False):
 
     max_tokens: int  # 512
     stop: str | Sequence[str]  # the reply ends before the first of these texts
+    constraint: Constraint | None  # what the text must look like, by dalsegno.constraints
     logprobs: bool  # of the reply's tokens, by the logits as they are drawn from
     reuse: bool  # False: neither read from nor added to the cache
     salt: str  # requests of different salts share nothing
