@@ -70,7 +70,7 @@ struct CacheReport {
   std::uint64_t kv_in_use = 0;  // of what runs, is pinned, or belongs to a PromptCache
   std::uint64_t kv_pinned = 0;  // of these
   std::uint64_t kv_free = 0;    // reserved from the budget, and empty
-  std::uint64_t index = 0;
+  std::uint64_t index = 0;      // used of what memory_report() has reserved for it
 
   [[nodiscard]] ReuseCounts total() const {
     ReuseCounts all;

@@ -47,7 +47,8 @@ struct AuditReport {
   std::string last_mismatch;     // a sentence: which tokens, which layer
 };
 
-// What generate() reports while it works. Both run on the caller's thread.
+// What generate() reports while it works. Both run on the caller's thread. What they throw cancels the request and
+// comes out of the call.
 struct GenerateCallbacks {
   // New text, always whole UTF-8 characters. Returning false ends the reply with this text, and no
   // callback is called again.

@@ -31,10 +31,12 @@ class PromptCache {
   Result<int> trim(int tokens);
 
   // One file, as docs/saved_caches.md describes it, which takes the place of another at once or not at all.
-  // Errors: io, invalid_argument (there is nothing to save).
+  // Errors: not_found (no such folder), io, invalid_argument (there is nothing to save), corrupt (an audit has found
+  // the cache damaged since), exhausted.
   Result<void> save(const std::string& path) const;
-  // Nothing of a file is used before all of it has been checked. Errors: not_found, io, corrupt (damaged, or no saved
-  // cache), unsupported (of another model, format or version; the sentence says which), exhausted.
+  // Nothing of a file is used before all of it has been checked. Errors: not_found, invalid_argument (no regular file),
+  // io, corrupt (damaged, or no saved cache), unsupported (of another model, format or version; the sentence says
+  // which), exhausted.
   static Result<PromptCache> load(Engine& engine, const std::string& path, const std::string& salt = {});
 
   // For what else keeps sequences; see runtime/prompt_cache_state.hpp.

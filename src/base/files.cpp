@@ -181,6 +181,14 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       temporary_(std::exchange(other.temporary_, {})),
       file_(std::move(other.file_)) {}
 
+// Whoever reads the sentence knows the path alone.
+Error AtomicFile::named(Error error) const {
+  if (const std::size_t at = error.message.find(temporary_); at != std::string::npos) {
+    error.message.replace(at, temporary_.size(), path_);
+  }
+  return error;
+}
+
 AtomicFile::~AtomicFile() {
   if (temporary_.empty()) return;
   file_.reset();
@@ -199,13 +207,25 @@ Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& path
   // Two writers of one path never share a name: processes differ in their id, and the writers of one in the number.
   static std::atomic<std::uint64_t> next{0};
   const std::string temporary = fmt::format("{}.{}-{}{}", path, ::getpid(), next++, kTemporary);
-  DALSEGNO_ASSIGN(file, files.create(temporary));
-  return AtomicFile(files, path, temporary, std::move(file));
+  AtomicFile made(files, path, temporary, nullptr);
+  auto file = files.create(temporary);
+  if (!file.ok()) {
+    Error error = made.named(std::move(file).error());
+    made.temporary_.clear();
+    return error;
+  }
+  made.file_ = std::move(file).value();
+  return made;
+}
+
+Result<void> AtomicFile::append(std::span<const std::byte> bytes) {
+  Result<void> done = file_->append(bytes);
+  return done.ok() ? done : Result<void>(named(std::move(done).error()));
 }
 
 Result<void> AtomicFile::commit() {
-  DALSEGNO_TRY(file_->sync());
-  DALSEGNO_TRY(files_->rename(temporary_, path_));
+  if (Result<void> synced = file_->sync(); !synced.ok()) return named(std::move(synced).error());
+  if (Result<void> renamed = files_->rename(temporary_, path_); !renamed.ok()) return named(std::move(renamed).error());
   temporary_.clear();
   return files_->sync_folder(folder_of(path_));
 }

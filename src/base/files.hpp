@@ -72,11 +72,12 @@ class AtomicFile {
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile();
 
-  Result<void> append(std::span<const std::byte> bytes) { return file_->append(bytes); }
+  Result<void> append(std::span<const std::byte> bytes);
   Result<void> commit();
 
  private:
   AtomicFile(FileSystem& files, std::string path, std::string temporary, std::unique_ptr<WritableFile> file);
+  [[nodiscard]] Error named(Error error) const;
 
   FileSystem* files_;
   std::string path_;

@@ -118,6 +118,12 @@ TEST(AtomicFile, IsOldOrNewWhereverItFails) {
   }
 }
 
+TEST(AtomicFile, ErrorsNameThePathThatWasAskedFor) {
+  const auto file = AtomicFile::create(system_files(), "/no such folder/a");
+  ASSERT_FALSE(file.ok());
+  EXPECT_NE(file.error().message.find("'/no such folder/a'"), std::string::npos) << file.error().message;
+}
+
 TEST(Files, NamesTheFolderOfAPath) {
   EXPECT_EQ(folder_of("a/b"), "a");
   EXPECT_EQ(folder_of("b"), ".");

@@ -97,10 +97,15 @@ Result<Reply> Generation::wait(const GenerateCallbacks& callbacks) {
     const bool ended = outcome_.has_value();
     lock.unlock();
     if (pieces.size() >= kMostAhead) resume();
-    // Prefill comes before text, so reporting it first keeps the order.
-    if (!cut_short_ && progress && callbacks.on_prefill) cut_short_ = !callbacks.on_prefill(done, total);
-    for (const Piece& piece : pieces) {
-      if (!cut_short_) cut_short_ = !deliver(piece, callbacks);
+    try {
+      // Prefill comes before text, so reporting it first keeps the order.
+      if (!cut_short_ && progress && callbacks.on_prefill) cut_short_ = !callbacks.on_prefill(done, total);
+      for (const Piece& piece : pieces) {
+        if (!cut_short_) cut_short_ = !deliver(piece, callbacks);
+      }
+    } catch (...) {
+      cancel();  // nobody reads on
+      throw;
     }
     if (ended) break;
     if (cut_short_) cancel();

@@ -50,6 +50,12 @@ Result<void> check_switches(const EngineOptions& options) {
     return Error{ErrorCode::invalid_argument,
                  fmt::format("activations of {} bits are not possible; choose 8 or 16", options.activation_bits)};
   }
+  if (!(options.audit_share <= 1)) {
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("an audit share of {} is not possible; choose 0 to 1, or a negative number for the default",
+                    options.audit_share)};
+  }
   if (!(options.step_ms >= 0)) {
     return Error{ErrorCode::invalid_argument, fmt::format("steps of {} ms are not possible", options.step_ms)};
   }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <limits>
+#include <stdexcept>
 #include <thread>
 
 #include "runtime/generation.hpp"
@@ -159,6 +161,19 @@ TEST(Generate, AReplyEndsWithTheTextThatACallbackRefused) {
   }
 }
 
+// Nobody would read on, and what nobody reads waits for ever.
+TEST(Generate, WhatACallbackThrowsEndsTheRequestAndComesOut) {
+  const auto engine = open_engine();
+  const std::vector<TokenId> prompt(30, 3);
+  GenerateCallbacks callbacks;
+  callbacks.on_text = [](std::string_view) -> bool { throw std::runtime_error("enough"); };
+  EXPECT_THROW((void)engine->generate(prompt, {.max_tokens = 1900}, callbacks), std::runtime_error);
+  callbacks.on_prefill = [](int, int) -> bool { throw std::runtime_error("enough"); };
+  EXPECT_THROW((void)engine->generate(prompt, {.max_tokens = 1900}, callbacks), std::runtime_error);
+  while (memory_report()->active) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(engine->cache_report().kv_in_use, 0U);
+}
+
 TEST(Generate, WithReuseOffNothingIsReadOrKept) {
   const auto engine = open_engine();
   const std::vector<TokenId> prompt(64, 9);
@@ -212,6 +227,17 @@ TEST(Generate, ContextEndsAReplyWithLength) {
   ASSERT_TRUE(reply.ok());
   EXPECT_EQ(reply->finish_reason, FinishReason::length);
   EXPECT_EQ(reply->ids.size(), 5U);
+}
+
+TEST(Engine, AnAuditShareThatIsNoneIsRefused) {
+  for (const double share : {1.5, std::numeric_limits<double>::quiet_NaN()}) {
+    EngineOptions options;
+    options.model_path = testing::tiny_model("llama-gqa");
+    options.audit_share = share;
+    const auto engine = Engine::open(options);
+    ASSERT_FALSE(engine.ok());
+    EXPECT_NE(engine.error().message.find("audit share"), std::string::npos) << engine.error().message;
+  }
 }
 
 TEST(Engine, ABudgetThatCannotHoldTheModelIsRefused) {

@@ -72,6 +72,10 @@ bool Session::Impl::run_calls(const Result<std::vector<ToolCall>>& calls, const 
 
 Result<ToolsReply> Session::run_tools(std::string_view user_text, const GenerateOptions& options, int most_rounds,
                                       const GenerateCallbacks& callbacks) {
+  if (most_rounds < 0) {
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("{} rounds of tool calls are not possible; choose 0 or more", most_rounds)};
+  }
   Impl& self = *impl_;
   const Impl::Claim claim(self);
   DALSEGNO_TRY(claim.check());

@@ -73,6 +73,12 @@ TEST_F(Tools, EndAfterTheRoundsAllowed) {
   EXPECT_EQ(session_.transcript().back().role, "assistant");
 }
 
+TEST_F(Tools, NeedANumberOfRoundsThatIsPossible) {
+  const auto refused = session_.run_tools("Add up.", {}, -1);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("-1 rounds"), std::string::npos) << refused.error().message;
+}
+
 TEST_F(Tools, AreAllowedEightRounds) {
   for (int i = 0; i < 9; ++i) script_.say(call("add", "{\"a\":" + std::to_string(i) + "}"));
   EXPECT_EQ(run().rounds, 8);

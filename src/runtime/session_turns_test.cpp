@@ -67,6 +67,15 @@ TEST(Prewarm, SaysWhyItCannot) {
   EXPECT_TRUE(other.transcript().empty());
 }
 
+TEST(Session, TextThatIsNoUtf8IsRefusedInTheCallersWords) {
+  const auto engine = open_chat_engine();
+  Session session = make_session(*engine, {.instructions = kInstructions});
+  const auto refused = session.respond("a\xff", {.max_tokens = 1});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_THAT(refused.error().message, HasSubstr("UTF-8"));
+  EXPECT_TRUE(session.respond("a\xEF\xBF\xBD", {.max_tokens = 1}).ok());
+}
+
 TEST(Session, EachTurnPrefillsWhatIsNewEvenIfTheReplyWouldBeTokenisedOtherwise) {
   const auto engine = open_chat_engine();
   Session session(*engine);

@@ -9,6 +9,7 @@
 #include "gguf/gguf.hpp"
 #include "gguf/printable.hpp"
 #include "runtime/tokenizer_impl.hpp"
+#include "text/utf8.hpp"
 #include "text/vocabulary.hpp"
 
 namespace dalsegno {
@@ -96,12 +97,23 @@ Result<std::unique_ptr<ChatTemplate>> chat_template_of(const GgufFile& file, con
   return made;
 }
 
+bool is_utf8(std::string_view text) {
+  std::string held(text);
+  std::string whole;
+  take_whole_characters(held, whole);
+  return held.empty() && whole == text;
+}
+
 // The template's context: the caller's object, or one around the caller's array.
 Result<std::string> context_of(std::string_view messages_json, bool add_generation_prompt) {
   boost::system::error_code error;
   json::parse_options options;
   options.max_depth = 100;
   json::value parsed = json::parse(messages_json, error, {}, options);
+  if (error && !is_utf8(messages_json)) {
+    return Error{ErrorCode::invalid_argument,
+                 "the messages are not valid UTF-8; convert them, or replace what is no character by U+FFFD"};
+  }
   if (error) {
     return Error{ErrorCode::invalid_argument, fmt::format("the messages are not valid JSON: {}", error.message())};
   }
