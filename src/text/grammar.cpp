@@ -39,18 +39,21 @@ int TokenMask::count() const {
 }
 
 void Matcher::Free::operator()(dsb_matcher* handle) const {
+  const std::lock_guard lock(*shared);
   dsb_matcher_free(handle);
 }
 
 Result<Matcher> Matcher::clone() const {
+  const auto held = lock();
   dsb_matcher* copy = nullptr;
   BridgeBuffer error;
   if (const int code = dsb_matcher_clone(handle_.get(), &copy, error.out()); code != DSB_OK)
     return bridge_error(code, error);
-  return Matcher(copy);
+  return Matcher(copy, handle_.get_deleter().shared);
 }
 
 Result<TextState> Matcher::mask(TokenMask& allowed) {
+  const auto held = lock();
   std::int32_t state = 0;
   BridgeBuffer error;
   const auto words = allowed.words();
@@ -62,6 +65,7 @@ Result<TextState> Matcher::mask(TokenMask& allowed) {
 }
 
 Result<TextState> Matcher::consume(std::span<const TokenId> ids) {
+  const auto held = lock();
   const std::vector<std::uint32_t> tokens(ids.begin(), ids.end());
   std::int32_t state = 0;
   BridgeBuffer error;
@@ -73,6 +77,7 @@ Result<TextState> Matcher::consume(std::span<const TokenId> ids) {
 }
 
 Result<std::optional<TokenId>> Matcher::forced() {
+  const auto held = lock();
   BridgeIds ids;
   BridgeBuffer error;
   if (const int code = dsb_matcher_forced(handle_.get(), ids.out(), error.out()); code != DSB_OK)
@@ -82,6 +87,7 @@ Result<std::optional<TokenId>> Matcher::forced() {
 }
 
 Result<bool> Matcher::accepts() {
+  const auto held = lock();
   std::int32_t accepts = 0;
   BridgeBuffer error;
   if (const int code = dsb_matcher_accepts(handle_.get(), &accepts, error.out()); code != DSB_OK)
@@ -125,7 +131,7 @@ Result<Matcher> Grammars::compile(const Constraint& constraint) const {
   const int code =
       dsb_grammar_compile(handle_.get(), kind_of(constraint.kind), texts.data(), texts.size(), &made, error.out());
   if (code != DSB_OK) return bridge_error(code, error);
-  return Matcher(made);
+  return Matcher(made, std::make_shared<std::mutex>());
 }
 
 }  // namespace dalsegno

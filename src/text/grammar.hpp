@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "dalsegno/constraint.hpp"
@@ -62,10 +64,14 @@ class Matcher {
 
  private:
   friend class Grammars;
+  // Copies share what they learn of their grammar. The bridge locks it for itself; this lock is one that race detectors
+  // see too, since they do not see into the bridge.
   struct Free {
+    std::shared_ptr<std::mutex> shared;
     void operator()(dsb_matcher* handle) const;
   };
-  explicit Matcher(dsb_matcher* handle) : handle_(handle) {}
+  Matcher(dsb_matcher* handle, std::shared_ptr<std::mutex> shared) : handle_(handle, Free{std::move(shared)}) {}
+  [[nodiscard]] std::unique_lock<std::mutex> lock() const { return std::unique_lock(*handle_.get_deleter().shared); }
   std::unique_ptr<dsb_matcher, Free> handle_;
 };
 
