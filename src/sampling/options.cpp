@@ -47,7 +47,6 @@ std::string check(const SamplingOptions& options, int vocabulary) {
       return fmt::format("logit_bias names token {}, but the model has tokens 0 to {}", id, vocabulary - 1);
     }
     if (std::isnan(bias)) return fmt::format("logit_bias of token {} is not a number", id);
-    if (std::isinf(bias) && bias > 0) return fmt::format("logit_bias of token {} must be finite, or -infinity", id);
   }
   return {};
 }
