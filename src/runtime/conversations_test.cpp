@@ -1,7 +1,9 @@
 #include "dalsegno/conversations.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -31,7 +33,7 @@ class ConversationsTest : public ::testing::Test {
 
   const std::filesystem::path folder_ =
       std::filesystem::temp_directory_path() /
-      (std::string("dalsegno_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+      fmt::format("dalsegno_{}_{}", ::getpid(), ::testing::UnitTest::GetInstance()->current_test_info()->name());
 };
 
 TEST_F(ConversationsTest, AreFoundAgainInMemoryAndAfterARestart) {

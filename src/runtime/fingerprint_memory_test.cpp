@@ -1,6 +1,8 @@
 #include "runtime/fingerprint_memory.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -21,7 +23,7 @@ class FingerprintMemoryTest : public ::testing::Test {
     return found;
   }
 
-  const std::string folder_ = ::testing::TempDir() + "dalsegno_fingerprints/below";
+  const std::string folder_ = fmt::format("{}dalsegno_fingerprints_{}/below", ::testing::TempDir(), ::getpid());
   const FingerprintMemory memory_{folder_};
   const FileIdentity file_{1, 2, 1ULL << 30, 4, 5};
   const FingerprintMemory::Hash hash_{std::byte{1}, std::byte{2}, std::byte{255}};

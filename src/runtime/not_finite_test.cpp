@@ -1,6 +1,8 @@
 // A model whose numbers overflow at one token: the sequences with that token fail, with a sentence, and leave nothing
 // behind; those that run in the same steps have the bits that they have alone.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstring>
@@ -61,7 +63,7 @@ class OverflowingModel {
 class NotFinite : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    const OverflowingModel model(GetParam(), ::testing::TempDir() + "/overflowing.gguf");
+    const OverflowingModel model(GetParam(), fmt::format("{}overflowing-{}.gguf", ::testing::TempDir(), ::getpid()));
     engine_ = model.open();
     ASSERT_NE(engine_, nullptr);
     std::mt19937 random(9);

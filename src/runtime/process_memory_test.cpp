@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <thread>
 
 #include "dalsegno/session.hpp"
@@ -234,6 +235,26 @@ TEST(Budget, WhatAnotherEnginePinsIsSaidInsteadOfWaitedFor) {
   pin->release();
   const auto reply = second->generate(prompt, {.max_tokens = 1}, {});
   EXPECT_TRUE(reply.ok()) << reply.error().message;
+}
+
+// A release is done by the engine that holds the pin; one that is slow to get round to it is waited for.
+TEST(Budget, WhatAnotherEngineIsAboutToReleaseIsWaitedFor) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  const Reservation taken = ballast(bytes_for(*first, 640));
+  std::mt19937 random(9);
+  auto pin = first->pin(random_tokens(random, 320), "");
+  ASSERT_TRUE(pin.ok()) << pin.error().message;
+  settle(*first);
+  std::promise<void> gate;
+  first->scheduler().post([opened = gate.get_future().share()](KvCache&) { opened.wait(); });
+  pin->release();
+  auto reply = std::async(std::launch::async,
+                          [&] { return second->generate(random_tokens(random, 500), {.max_tokens = 1}, {}); });
+  EXPECT_EQ(reply.wait_for(std::chrono::milliseconds(400)), std::future_status::timeout);
+  gate.set_value();
+  const auto end = reply.get();
+  EXPECT_TRUE(end.ok()) << end.error().message;
 }
 
 TEST(Budget, EnginesThatCompeteForMemoryBothComeToTheirEndWithTheSameBits) {

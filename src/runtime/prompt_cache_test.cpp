@@ -1,5 +1,6 @@
 #include "dalsegno/prompt_cache.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -30,8 +31,9 @@ using testing::TestEngineOptions;
 class PromptCacheTest : public ::testing::Test {
  protected:
   PromptCacheTest() {
-    folder_ = std::filesystem::path(::testing::TempDir()) /
-              (std::string("prompt_cache_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    folder_ =
+        std::filesystem::path(::testing::TempDir()) /
+        fmt::format("prompt_cache_{}_{}", ::getpid(), ::testing::UnitTest::GetInstance()->current_test_info()->name());
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
   }

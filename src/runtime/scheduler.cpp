@@ -24,7 +24,7 @@ constexpr double kAim = 0.7;
 constexpr std::chrono::milliseconds kIdle{20};
 // How long an engine that runs nothing waits before it asks the others for memory again.
 constexpr std::chrono::milliseconds kAskAgain{10};
-// After so many times, others that run nothing have given up what they could.
+// After so many answers, others that run nothing have given up what they could.
 constexpr int kAsks = 10;
 // A deadline as far away as this, in seconds, is none: 30 years.
 constexpr double kForever = 1e9;
@@ -458,17 +458,24 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
 }
 
 // False if this engine could not have room for so many tokens beside its pins even if the others held no K/V but
-// theirs. Otherwise they have been asked to give up what they cache, and what they run will end.
+// theirs. Otherwise they have been asked to give up what they cache, and what they run will end. What they keep is
+// believed once they have answered often enough: an engine that has not come round to an answer may have a release
+// before it in its queue.
 bool Scheduler::may_wait_for_others(int tokens, int rows) {
   const MemoryBudget& budget = parts_.memory->budget();
   const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
   const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
   const CacheStats stats = parts_.cache->stats();
   std::uint64_t kept = stats.pages_pinned * parts_.cache->page_stride();
-  if (++asked_ > kAsks) kept += parts_.memory->kept(parts_.holder);
+  const bool all_answered = unanswered_.expired();
+  if (all_answered) ++asked_;
+  if (asked_ > kAsks) kept += parts_.memory->kept(parts_.holder);
   if (parts_.cache->most_tokens(rows) < tokens || needed + kept + others_use > budget.limit()) return false;
+  if (!all_answered) return waits_for_others_ = true;
   const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);
-  waits_for_others_ = parts_.memory->ask({.target = target}, parts_.holder) > 0;
+  const auto answers = std::make_shared<int>();  // lives until the last of them has come
+  unanswered_ = answers;
+  waits_for_others_ = parts_.memory->ask({.target = target, .done = [answers] {}}, parts_.holder) > 0;
   return waits_for_others_;
 }
 

@@ -185,7 +185,8 @@ class Scheduler {
   bool all_wait_ = false;           // for those who read their replies
   bool room_changed_ = true;        // something ended since admission last failed
   bool waits_for_others_ = false;   // nothing runs here, and other engines hold the memory that is wanted
-  int asked_ = 0;                   // them, since there was room
+  int asked_ = 0;                   // them, since there was room; of those, only the last may lack answers
+  std::weak_ptr<int> unanswered_;   // expired when all have answered
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;

@@ -1,5 +1,7 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "runtime/session_test_support.hpp"
 
@@ -20,7 +22,7 @@ class SessionFile : public ::testing::Test {
 
   const std::filesystem::path folder_ =
       std::filesystem::temp_directory_path() /
-      (std::string("dalsegno_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+      fmt::format("dalsegno_{}_{}", ::getpid(), ::testing::UnitTest::GetInstance()->current_test_info()->name());
 };
 
 std::vector<Tool> tools(const char* description = "the time of a zone") {

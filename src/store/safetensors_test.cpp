@@ -1,6 +1,8 @@
 #include "store/safetensors.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -18,8 +20,9 @@ using Bytes = std::vector<std::byte>;
 class SafetensorsTest : public ::testing::Test {
  protected:
   SafetensorsTest() {
-    folder_ = std::filesystem::path(::testing::TempDir()) /
-              (std::string("safetensors_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    folder_ =
+        std::filesystem::path(::testing::TempDir()) /
+        fmt::format("safetensors_{}_{}", ::getpid(), ::testing::UnitTest::GetInstance()->current_test_info()->name());
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);
   }
