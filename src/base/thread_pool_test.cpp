@@ -37,11 +37,13 @@ TEST(ThreadPool, WakesWorkersThatHaveParked) {
 TEST(ThreadPool, AnIdlePoolUsesNoProcessorTime) {
   ThreadPool pool(4);
   pool.run([](int, int) {});
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  const std::clock_t before = std::clock();
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  const double used = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
-  // Four spinning workers would use at least 300 ms.
+  // Four spinning workers would use at least 300 ms, each time; on a busy machine they may park late.
+  double used = 1;
+  for (int i = 0; i < 5 && used >= 0.1; ++i) {
+    const std::clock_t before = std::clock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    used = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
+  }
   EXPECT_LT(used, 0.1);
 }
 
