@@ -125,6 +125,8 @@ int32_t dsb_matcher_consume(dsb_matcher* matcher, const uint32_t* ids, size_t id
 int32_t dsb_matcher_forced(dsb_matcher* matcher, dsb_ids* ids, dsb_buffer* error);
 /* Whether the text may end here. */
 int32_t dsb_matcher_accepts(dsb_matcher* matcher, int32_t* accepts, dsb_buffer* error);
+/* What the grammar takes by now, its copies' share included: an upper bound. */
+int32_t dsb_matcher_bytes(const dsb_matcher* matcher, uint64_t* bytes, dsb_buffer* error);
 
 #ifdef __cplusplus
 }

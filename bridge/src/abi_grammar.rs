@@ -166,6 +166,16 @@ pub unsafe extern "C" fn dsb_matcher_accepts(matcher: *mut Follower, accepts: *m
     }
 }
 
+#[no_mangle]
+pub unsafe extern "C" fn dsb_matcher_bytes(matcher: *const Follower, bytes: *mut u64, error: *mut Buffer) -> i32 {
+    unsafe {
+        guarded(error, || {
+            *bytes = (*matcher).bytes();
+            Ok(())
+        })
+    }
+}
+
 /// Matchers are cloned by several threads at once, and move between threads.
 const _: () = {
     const fn shared<T: Send + Sync>() {}

@@ -7,21 +7,36 @@
 use crate::failure::{Code, Failure};
 use crate::grammar_gbnf::{is_gbnf, to_lark};
 use crate::grammar_tokens::GrammarTokens;
+use crate::schema_rewrite::rewritten;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::{Matcher, ParserFactory};
-use serde_json::Value;
+use llguidance::{Matcher, ParserFactory, TokenParser};
+use serde_json::{json, Value};
 use std::sync::Arc;
 use toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokenId};
 
 const LONGEST_TEXT: usize = 1 << 20;
+const LONGEST_CHOICES: usize = 1 << 18;
+const MOST_CHOICES: usize = 10_000;
 /// llguidance takes time that grows with the square of these: a quarter of a second each at most.
 const LONGEST_REGEX: usize = 1 << 14;
 const LONGEST_LARK: usize = 1 << 16;
-const MOST_MEMBERS: usize = 2_000;
+/// Optional members and alternatives make a row of the parser, of which 2,000 places are the limit, each several.
+const MOST_MEMBERS: usize = 500;
+const MOST_ELEMENTS: usize = 5_000;
+/// Of a schema, but for the strings of lists: 30 us to compile, and 600 bytes, each.
+const MOST_VALUES: usize = 10_000;
+/// A schema that is taken apart must not come to more than this, or this many times what it was.
+const LONGEST_REWRITTEN: usize = 1 << 16;
+const MOST_TIMES_LONGER: usize = 4;
+/// Measured of compiled grammars beside their lexers: at most 130 bytes for each byte of text.
+const BYTES_PER_BYTE: usize = 192;
 /// Address space; what compiling does not reach is never touched.
 const STACK: usize = 256 << 20;
+/// Between the tokens of JSON: a space or two, or a new line and what it is indented by.
+const WHITE_SPACE: &str = r"(?:[\x20\x09]{1,2}|\x0D?\x0A[\x20\x09]{0,40})";
 const LONGEST_REASON: usize = 400;
+const TOO_LARGE: &str = "(too large); make it smaller";
 
 pub enum Source<'a> {
     JsonSchema(&'a str),
@@ -40,13 +55,27 @@ impl Source<'_> {
         }
     }
 
+    fn size(&self) -> usize {
+        match self {
+            Source::JsonSchema(text) | Source::Lark(text) | Source::Regex(text) => text.len(),
+            Source::Choices(texts) => texts.iter().map(|text| text.len()).sum(),
+        }
+    }
+
     fn check_size(&self) -> Result<(), Failure> {
-        let (size, limit) = match self {
-            Source::JsonSchema(text) => (text.len(), LONGEST_TEXT),
-            Source::Lark(text) => (text.len(), LONGEST_LARK),
-            Source::Regex(text) => (text.len(), LONGEST_REGEX),
-            Source::Choices(texts) => (texts.iter().map(|text| text.len()).sum(), LONGEST_TEXT),
+        let limit = match self {
+            Source::JsonSchema(_) => LONGEST_TEXT,
+            Source::Lark(_) => LONGEST_LARK,
+            Source::Regex(_) => LONGEST_REGEX,
+            Source::Choices(_) => LONGEST_CHOICES,
         };
+        let size = self.size();
+        if let Source::Choices(texts) = self {
+            if texts.len() > MOST_CHOICES {
+                let count = texts.len();
+                return Err(self.refused(format!("it has {count} texts, and {MOST_CHOICES} are the limit; give fewer")));
+            }
+        }
         if size <= limit {
             return Ok(());
         }
@@ -58,8 +87,8 @@ impl Source<'_> {
         match self {
             Source::JsonSchema(text) => {
                 let schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
-                check_schema(&schema).map_err(|reason| self.refused(reason))?;
-                Ok(TopLevelGrammar::from_json_schema(schema))
+                check_schema(&schema, &mut 0).map_err(|reason| self.refused(reason))?;
+                Ok(TopLevelGrammar::from_json_schema(laid_out(schema)))
             }
             Source::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
             Source::Lark(text) if is_gbnf(text) => {
@@ -80,7 +109,11 @@ impl Source<'_> {
 }
 
 /// Requires: at most 127 levels.
-fn check_schema(schema: &Value) -> Result<(), String> {
+fn check_schema(schema: &Value, seen: &mut usize) -> Result<(), String> {
+    *seen += 1;
+    if *seen > MOST_VALUES {
+        return Err(format!("it has more than {MOST_VALUES} parts; make it smaller"));
+    }
     match schema {
         Value::Object(members) if members.len() > MOST_MEMBERS => {
             Err(format!("an object in it has {} members, and {MOST_MEMBERS} are the limit", members.len()))
@@ -90,11 +123,31 @@ fn check_schema(schema: &Value) -> Result<(), String> {
             if longest > LONGEST_REGEX {
                 return Err(format!("a pattern or name in it has {longest} bytes, and {LONGEST_REGEX} are the limit"));
             }
-            check_schema(value)
+            check_schema(value, seen)
         }),
-        Value::Array(values) => values.iter().try_for_each(check_schema),
+        Value::Array(values) if values.len() > MOST_ELEMENTS => {
+            Err(format!("a list in it has {} elements, and {MOST_ELEMENTS} are the limit", values.len()))
+        }
+        Value::Array(values) => {
+            values.iter().filter(|value| !value.is_string()).try_for_each(|value| check_schema(value, seen))
+        }
         _ => Ok(()),
     }
+}
+
+/// With bounded white space, unless the schema has an opinion: small models like to go on with it for ever.
+fn laid_out(mut schema: Value) -> Value {
+    if let Value::Bool(all) = schema {
+        schema = if all { json!({}) } else { json!({"not": {}}) };
+    }
+    let Value::Object(members) = &mut schema else { return schema };
+    let options = members.entry("x-guidance").or_insert_with(|| json!({}));
+    if let Value::Object(options) = options {
+        if !options.contains_key("whitespace_pattern") && options.get("whitespace_flexible") != Some(&json!(false)) {
+            options.insert("whitespace_pattern".into(), json!(WHITE_SPACE));
+        }
+    }
+    schema
 }
 
 fn not_json(error: &serde_json::Error) -> String {
@@ -121,7 +174,8 @@ impl Grammars {
             // Of which one takes 1 to 2 KB, kept by whoever shares the compiled grammar.
             max_lexer_states: 30_000,
             max_grammar_size: 200_000,
-            initial_lexer_fuel: 500_000,
+            initial_lexer_fuel: 300_000,
+            step_lexer_fuel: 100_000,
             verbose_errors: false,
             ..ParserLimits::default()
         };
@@ -131,7 +185,7 @@ impl Grammars {
     /// At the beginning of a text; clones follow texts.
     pub fn compile(&self, source: &Source) -> Result<Follower, Failure> {
         let grammar = source.grammar()?;
-        let compile = || self.factory.create_parser(grammar);
+        let compile = || self.parser(grammar, source.size());
         let parser = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, compile);
             let thread = thread.map_err(|e| {
@@ -139,8 +193,28 @@ impl Grammars {
             })?;
             thread.join().map_err(|_| Failure::new(Code::Internal, format!("compiling the {} failed", source.name())))
         })?;
-        let parser = parser.map_err(|e| source.refused(reason(&e)))?;
-        Ok(Follower { matcher: Matcher::new(Ok(parser)) })
+        let (parser, size) = parser.map_err(|e| source.refused(e))?;
+        let compiled = (size * BYTES_PER_BYTE) as u64;
+        Ok(Follower { matcher: Matcher::new(Ok(parser.clone())), shared: Arc::new(Compiled { parser, compiled }) })
+    }
+
+    /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words.
+    /// With the length of the text that was compiled.
+    fn parser(&self, mut grammar: TopLevelGrammar, size: usize) -> Result<(TokenParser, usize), String> {
+        let schema = grammar.grammars.first().and_then(|first| first.json_schema.clone());
+        let refused = match self.factory.create_parser(grammar.clone()) {
+            Ok(parser) => return Ok((parser, size)),
+            Err(e) => reason(&e),
+        };
+        let (Some(schema), false) = (schema, refused.contains(TOO_LARGE)) else { return Err(refused) };
+        let schema = rewritten(&schema)?;
+        let longer = schema.to_string().len();
+        if longer > LONGEST_REWRITTEN.max(size * MOST_TIMES_LONGER) {
+            return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
+        }
+        grammar.grammars[0].json_schema = Some(schema);
+        let parser = self.factory.create_parser(grammar).map_err(|e| reason(&e))?;
+        Ok((parser, longer))
     }
 }
 
@@ -149,7 +223,10 @@ fn reason(error: &anyhow::Error) -> String {
     let all = error.to_string();
     let said = all.split("\n<").next().unwrap_or("");
     if said.starts_with("panic: ") {
-        return "it is larger or deeper than can be compiled; make it smaller".into();
+        return format!("it is larger or deeper than can be compiled {TOO_LARGE}");
+    }
+    if said.contains(" too big") || said.contains(" too large") || said.contains("fuel exhausted") {
+        return format!("it takes more than the limits allow to compile {TOO_LARGE}");
     }
     let mut text = said.split_whitespace().collect::<Vec<_>>().join(" ");
     if text.len() > LONGEST_REASON {
@@ -175,6 +252,14 @@ pub enum State {
 #[derive(Clone)]
 pub struct Follower {
     matcher: Matcher,
+    shared: Arc<Compiled>,
+}
+
+struct Compiled {
+    /// Shares its lexer with all followers.
+    parser: TokenParser,
+    /// What there is beside the lexer, in bytes.
+    compiled: u64,
 }
 
 impl Follower {
@@ -209,6 +294,10 @@ impl Follower {
             return Ok(true);
         }
         self.matcher.is_accepting().map_err(|e| cannot_go_on(&e))
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.shared.compiled + self.shared.parser.parser.lexer_stats().num_bytes as u64
     }
 
     fn state(&self) -> State {

@@ -8,8 +8,13 @@
 namespace dalsegno {
 namespace {
 
-// Compiled grammars that wait for a next request; each may come to keep some tens of MB of lexer states.
+// Compiled grammars that wait for a next request.
 constexpr std::size_t kRecent = 8;
+
+// Of a grammar's lexer: 30,000 states, the bridge's limit, of strings take 15 MB.
+constexpr std::uint64_t kLexer = 24ULL << 20;
+// Of the rest, for each byte of its text, as the bridge counts it.
+constexpr std::uint64_t kPerByte = 192;
 
 // Measured at most: 8 bytes for a node of the trie, in it and in its slices.
 constexpr std::uint64_t trie_bytes(int tokens, std::uint64_t text) {
@@ -32,8 +37,43 @@ Result<void> check(const Constraint& constraint, std::span<const TokenId> prompt
 
 }  // namespace
 
-ConstrainedText::ConstrainedText(Matcher matcher, TextState state, int vocabulary, MaskThread& thread)
-    : job_(std::make_shared<MaskJob>(std::move(matcher), vocabulary)), thread_(thread), state_(state) {}
+std::uint64_t CompiledGrammar::most_bytes(const Constraint& constraint) {
+  std::uint64_t text = constraint.text.size();
+  for (const std::string& each : constraint.choices) text += each.size();
+  return kLexer + text * kPerByte;
+}
+
+Result<void> CompiledGrammar::begin_use(MemoryBudget& budget) {
+  const std::lock_guard lock(mutex_);
+  if (memory_.bytes() < most) {
+    DALSEGNO_ASSIGN(whole, budget.reserve(MemoryKind::work, most, "the grammar of the constraint"));
+    memory_ = std::move(whole);
+  }
+  ++uses_;
+  return {};
+}
+
+// Where there is no room for both, it stays reserved as a whole.
+void CompiledGrammar::end_use(MemoryBudget& budget) {
+  const std::lock_guard lock(mutex_);
+  if (--uses_ > 0) return;
+  const Result<std::uint64_t> bytes = beginning_.bytes();
+  if (!bytes.ok() || bytes.value() >= most) return;
+  auto kept = budget.reserve(MemoryKind::work, bytes.value(), "the grammar of the constraint");
+  if (kept.ok()) memory_ = std::move(kept).value();
+}
+
+bool CompiledGrammar::is_used() const {
+  const std::lock_guard lock(mutex_);
+  return uses_ > 0;
+}
+
+ConstrainedText::ConstrainedText(Matcher matcher, TextState state, int vocabulary, GrammarInUse grammar,
+                                 MaskThread& thread)
+    : grammar_(std::move(grammar)),
+      job_(std::make_shared<MaskJob>(std::move(matcher), vocabulary, grammar_->most)),
+      thread_(thread),
+      state_(state) {}
 
 void ConstrainedText::prepare() {
   if (prepared_ || known_) return;
@@ -65,22 +105,40 @@ Result<std::optional<TokenId>> ConstrainedText::forced() {
 }
 
 Constraints::Constraints(const Vocabulary& vocabulary, int logits, ProcessMemory& memory)
-    : vocabulary_(vocabulary), logits_(logits), memory_(memory) {}
+    : vocabulary_(vocabulary), logits_(logits), memory_(memory) {
+  memory_.add(this, [this](const ProcessMemory::Cut& cut) {
+    forget(cut.target);
+    if (cut.done) cut.done();
+  });
+}
 
-// If need be, what is cached makes way.
+Constraints::~Constraints() {
+  memory_.remove(this);
+}
+
+void Constraints::forget(std::uint64_t target) {
+  const std::lock_guard lock(mutex_);
+  for (std::size_t i = recent_.size(); i-- > 0 && memory_.budget().used() > target;) {
+    if (!recent_[i]->is_used()) recent_.erase(recent_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+}
+
+void Constraints::make_room(std::uint64_t bytes) {
+  MemoryBudget& budget = memory_.budget();
+  if (budget.free_bytes() >= bytes) return;
+  memory_.ask_and_wait({.target = std::max<std::uint64_t>(1, budget.limit() - std::min(budget.limit(), bytes))});
+}
+
 Result<Reservation> Constraints::reserve_trie() {
   std::uint64_t text = 0;
   for (TokenId id = 0; id < vocabulary_.size(); ++id) text += vocabulary_.token_text(id).size();
   const std::uint64_t bytes = trie_bytes(vocabulary_.size(), text);
-  MemoryBudget& budget = memory_.budget();
-  if (budget.free_bytes() < bytes) {
-    memory_.ask_and_wait({.target = std::max<std::uint64_t>(1, budget.limit() - std::min(budget.limit(), bytes))});
-  }
-  return budget.reserve(MemoryKind::work, bytes, "the vocabulary's trie, which constraints need,");
+  make_room(bytes);
+  return memory_.budget().reserve(MemoryKind::work, bytes, "the vocabulary's trie, which constraints need,");
 }
 
 Result<const Grammars*> Constraints::grammars() {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(trie_mutex_);
   if (grammars_) return grammars_.get();
   DALSEGNO_ASSIGN(trie, reserve_trie());
   DALSEGNO_ASSIGN(made, Grammars::create(vocabulary_));
@@ -89,30 +147,38 @@ Result<const Grammars*> Constraints::grammars() {
   return grammars_.get();
 }
 
-Result<std::shared_ptr<const Constraints::Compiled>> Constraints::compiled(const Constraint& constraint) {
+std::shared_ptr<CompiledGrammar> Constraints::recent(const Constraint& constraint) {
+  const std::lock_guard lock(mutex_);
+  const auto at = std::ranges::find_if(recent_, [&](const auto& each) { return same(each->constraint, constraint); });
+  if (at == recent_.end()) return nullptr;
+  std::rotate(recent_.begin(), at, at + 1);
+  return recent_.front();
+}
+
+Result<GrammarInUse> Constraints::compiled(const Constraint& constraint) {
   DALSEGNO_ASSIGN(grammars, this->grammars());
-  {
-    const std::lock_guard lock(mutex_);
-    const auto at = std::ranges::find_if(recent_, [&](const auto& each) { return same(each->constraint, constraint); });
-    if (at != recent_.end()) {
-      std::rotate(recent_.begin(), at, at + 1);
-      return recent_.front();
-    }
+  const std::uint64_t bytes = CompiledGrammar::most_bytes(constraint);
+  if (const std::shared_ptr<CompiledGrammar> there = recent(constraint)) {
+    if (!there->is_used()) make_room(bytes);
+    DALSEGNO_TRY(there->begin_use(memory_.budget()));
+    return GrammarInUse(there, memory_.budget());
   }
+  make_room(bytes);
+  DALSEGNO_ASSIGN(memory, memory_.budget().reserve(MemoryKind::work, bytes, "the grammar of the constraint"));
   // Others go on meanwhile; that two compile the same at once does no harm.
   DALSEGNO_ASSIGN(matcher, grammars->compile(constraint));
-  auto made = std::make_shared<const Compiled>(Compiled{constraint, std::move(matcher)});
+  auto made = std::make_shared<CompiledGrammar>(constraint, std::move(matcher), std::move(memory));
   const std::lock_guard lock(mutex_);
   recent_.push_front(made);
   if (recent_.size() > kRecent) recent_.pop_back();
-  return made;
+  return GrammarInUse(std::move(made), memory_.budget());
 }
 
 Result<std::unique_ptr<ConstrainedText>> Constraints::begin(const Constraint& constraint,
                                                             std::span<const TokenId> prompt) {
   DALSEGNO_TRY(check(constraint, prompt));
   DALSEGNO_ASSIGN(compiled, this->compiled(constraint));
-  DALSEGNO_ASSIGN(matcher, compiled->beginning.clone());
+  DALSEGNO_ASSIGN(matcher, compiled->clone());
   TextState state = TextState::open;
   const auto continued = prompt.last(static_cast<std::size_t>(constraint.continues));
   for (std::size_t i = 0; i < continued.size(); ++i) {
@@ -124,7 +190,7 @@ Result<std::unique_ptr<ConstrainedText>> Constraints::begin(const Constraint& co
     }
     state = next.value();
   }
-  auto text = std::make_unique<ConstrainedText>(std::move(matcher), state, logits_, thread_);
+  auto text = std::make_unique<ConstrainedText>(std::move(matcher), state, logits_, std::move(compiled), thread_);
   text->prepare();
   return text;
 }

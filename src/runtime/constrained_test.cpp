@@ -6,7 +6,9 @@
 #include <thread>
 
 #include "dalsegno/batch.hpp"
+#include "dalsegno/memory.hpp"
 #include "dalsegno/session.hpp"
+#include "runtime/process_memory.hpp"
 #include "runtime/test_engine.hpp"
 
 namespace dalsegno {
@@ -314,6 +316,43 @@ TEST(Constrained, OthersKeepStreamingWhileBombsAreRefused) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(generate(*engine, prompt, free).ids, expected.ids);
   done = true;
   hostile.join();
+}
+
+TEST(Constrained, GrammarsAreInTheMemoryBudget) {
+  const auto engine = open_engine();
+  MemoryBudget& budget = ProcessMemory::current()->budget();
+  const auto work = [&] { return budget.used(MemoryKind::work); };
+  std::mt19937 random(13);
+  const auto prompt = random_tokens(random, 20);
+  generate(*engine, prompt, constrained(Constraint::one_of({"yes", "no"})));  // the vocabulary's trie stays
+  release_all();
+  const std::uint64_t before = work();
+
+  std::uint64_t meanwhile = 0;
+  GenerateCallbacks callbacks;
+  callbacks.on_text = [&](std::string_view) {
+    meanwhile = std::max(meanwhile, work());
+    return true;
+  };
+  const auto reply = engine->generate(prompt, constrained(Constraint::json_schema(kSchema)), callbacks);
+  ASSERT_TRUE(reply.ok()) << reply.error().message;
+  EXPECT_GE(meanwhile, before + (24ULL << 20));
+  const std::uint64_t cached = work();
+  EXPECT_LT(cached, meanwhile - (16ULL << 20));
+  release_all();
+  EXPECT_EQ(work(), before);
+
+  // No room: refused, and nothing stays reserved. With room again, it works.
+  auto all = budget.reserve(MemoryKind::work, budget.free_bytes() - (20ULL << 20), "the test");
+  ASSERT_TRUE(all.ok());
+  const auto refused = engine->generate(prompt, constrained(Constraint::regex("[a-c]{3}")), {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::exhausted);
+  EXPECT_THAT(refused.error().message, HasSubstr("the grammar of the constraint needs 24.0 MiB"));
+  all.value().release();
+  release_all();
+  EXPECT_EQ(work(), before);
+  generate(*engine, prompt, constrained(Constraint::regex("[a-c]{3}")));
 }
 
 TEST(Constrained, ManyThreadsEachGetTheirForm) {

@@ -1,5 +1,7 @@
 #include "runtime/mask_thread.hpp"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 namespace dalsegno {
@@ -7,10 +9,20 @@ namespace dalsegno {
 bool MaskJob::compute() {
   Stage expected = Stage::queued;
   if (!stage_.compare_exchange_strong(expected, Stage::running)) return false;
-  state = matcher.mask(allowed);
+  state = masked();
   stage_.store(Stage::done);
   stage_.notify_all();
   return true;
+}
+
+// One mask may take more than is reserved; no second one does.
+Result<TextState> MaskJob::masked() {
+  DALSEGNO_ASSIGN(text, matcher.mask(allowed));
+  DALSEGNO_ASSIGN(bytes, matcher.bytes());
+  if (bytes <= most_bytes) return text;
+  return Error{ErrorCode::exhausted,
+               fmt::format("the grammar of the constraint takes {} by now, and {} are the limit; make it simpler",
+                           human_bytes(bytes), human_bytes(most_bytes))};
 }
 
 MaskThread::~MaskThread() {

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/memory_budget.hpp"
 #include "text/grammar.hpp"
 
 namespace dalsegno {
@@ -14,10 +15,12 @@ namespace dalsegno {
 // Which tokens may follow in one text, computed by whoever comes first: the thread below, or who needs to know.
 // Threads: start() and take() from one; between them the matcher is not the caller's.
 struct MaskJob {
-  MaskJob(Matcher at, int vocabulary) : matcher(std::move(at)), allowed(vocabulary) {}
+  MaskJob(Matcher at, int vocabulary, std::uint64_t most)
+      : matcher(std::move(at)), allowed(vocabulary), most_bytes(most) {}
 
   Matcher matcher;
   TokenMask allowed;
+  const std::uint64_t most_bytes;             // that the grammar may take
   Result<TextState> state = TextState::open;  // of the text, or why it cannot go on
 
  private:
@@ -25,6 +28,7 @@ struct MaskJob {
   enum class Stage : std::uint8_t { idle, queued, running, done };
   // False if another thread does, or did.
   bool compute();
+  Result<TextState> masked();
   std::atomic<Stage> stage_{Stage::idle};
 };
 

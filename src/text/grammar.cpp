@@ -95,6 +95,15 @@ Result<bool> Matcher::accepts() {
   return accepts != 0;
 }
 
+Result<std::uint64_t> Matcher::bytes() const {
+  const auto held = lock();
+  std::uint64_t bytes = 0;
+  BridgeBuffer error;
+  if (const int code = dsb_matcher_bytes(handle_.get(), &bytes, error.out()); code != DSB_OK)
+    return bridge_error(code, error);
+  return bytes;
+}
+
 void Grammars::Free::operator()(dsb_grammars* handle) const {
   dsb_grammars_free(handle);
 }

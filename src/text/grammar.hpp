@@ -61,6 +61,8 @@ class Matcher {
   Result<std::optional<TokenId>> forced();
   // Whether the text may end here.
   Result<bool> accepts();
+  // What the grammar takes by now, shared by all copies; at most. It grows with what texts make of it.
+  [[nodiscard]] Result<std::uint64_t> bytes() const;
 
  private:
   friend class Grammars;

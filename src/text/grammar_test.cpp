@@ -211,8 +211,9 @@ TEST_F(Grammar, ControlTokensAreAllowedByNameAlone) {
 
 TEST_F(Grammar, WhatCannotBeUsedIsRefusedWithASentence) {
   EXPECT_THAT(refusal(Constraint::json_schema("{")), HasSubstr("the JSON schema cannot be used: it is not JSON"));
-  EXPECT_THAT(refusal(Constraint::json_schema(R"({"not":{"type":"string"}})")), HasSubstr("not"));
-  EXPECT_THAT(refusal(Constraint::json_schema(R"({"type":"array","uniqueItems":true})")), HasSubstr("uniqueItems"));
+  EXPECT_THAT(refusal(Constraint::json_schema(R"({"not":{}})")), HasSubstr("no value is valid"));
+  EXPECT_THAT(refusal(Constraint::json_schema(R"({"type":"array","uniqueItems":true,"minItems":2})")),
+              HasSubstr("uniqueItems"));
   EXPECT_THAT(refusal(Constraint::json_schema(R"({"$ref":"http://example.com/other.json"})")), HasSubstr("example"));
   EXPECT_THAT(refusal(Constraint::json_schema(R"({"$ref":"#/$defs/none"})")), HasSubstr("none"));
   EXPECT_THAT(refusal(Constraint::regex("(")), HasSubstr("the regular expression cannot be used"));
@@ -251,6 +252,48 @@ TEST_F(Grammar, BombsAreRefused) {
   }
   for (int i = 0; i < 10; ++i) parts += (i > 0 ? "," : "") + (R"({"anyOf":[)" + options + "]}");
   refusal(Constraint::json_schema(R"({"allOf":[)" + parts + "]}"));
+  // Alternatives that multiply where they are taken apart.
+  std::string definitions;
+  for (int i = 0; i < 40; ++i) {
+    const std::string next = "{\"$ref\":\"#/$defs/d" + std::to_string(i + 1) + "\"}";
+    definitions += "\"d" + std::to_string(i) + R"(":{"oneOf":[)" + next + R"(,{"not":)" + next + "}]},";
+  }
+  refusal(Constraint::json_schema(R"({"$ref":"#/$defs/d0","$defs":{)" + definitions + R"("d40":{"type":"string"}}})"));
+  refusal(Constraint::json_schema(
+      R"({"type":"string","allOf":[{"pattern":"(a|b)*a(a|b){200}"},{"pattern":"(a|b)*b(a|b){300}"},
+          {"pattern":"(a|b)*a(a|b){400}"}]})"));
+  refusal(
+      Constraint::json_schema(R"({"type":"string","pattern":"(a|b)*a(a|b){200}","not":{"pattern":"b(a|b){200}"}})"));
+  // Lists and objects of many members.
+  EXPECT_THAT(refusal(Constraint::json_schema(R"({"enum":[)" + repeated("\"x\",", 100000) + "0]}")),
+              HasSubstr("5000 are the limit"));
+  EXPECT_THAT(refusal(Constraint::json_schema(R"({"enum":[)" + repeated("[1,2,3],", 4000) + "0]}")),
+              HasSubstr("more than 10000 parts"));
+  EXPECT_THAT(refusal(Constraint::one_of(std::vector<std::string>(100000, "x"))), HasSubstr("10000 are the limit"));
+  EXPECT_THAT(refusal(Constraint::one_of({repeated("word ", 200000)})), HasSubstr("bytes"));
+}
+
+// What compiles, but comes to too much on the way, ends its own text.
+TEST_F(Grammar, EachStepIsBounded) {
+  for (const char* pattern : {"(a{1,1000}){1,1000}", "((a{1,100}b?){1,100}c?){1,100}",
+                              R"((\p{L}{1,1000}[^a]{0,1000}){1,1000})", "(?s:.*a.{500})"}) {
+    Matcher matcher = compile(Constraint::regex(pattern));
+    TokenMask allowed(vocabulary_->size());
+    const TokenId letter = 'a';
+    for (int i = 0; i < 500; ++i) {
+      const Result<TextState> state = matcher.mask(allowed);
+      if (!state.ok()) {
+        EXPECT_EQ(state.error().code, ErrorCode::invalid_argument);
+        EXPECT_THAT(state.error().message, HasSubstr("too many"));
+        break;
+      }
+      ASSERT_TRUE(allowed.has(letter));
+      if (!matcher.consume({&letter, 1}).ok()) break;
+    }
+    const auto bytes = matcher.bytes();
+    ASSERT_TRUE(bytes.ok());
+    EXPECT_LT(bytes.value(), 24ULL << 20) << pattern;
+  }
 }
 
 // Whether they are refused is not what matters: they end soon, without harm.
