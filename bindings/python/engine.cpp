@@ -126,6 +126,7 @@ constexpr const char* kGenerateDoc =
 }  // namespace
 
 const std::shared_ptr<Engine>& PyEngine::use() const {
+  refuse_if_forked();
   if (!engine) raise(ErrorCode::invalid_argument, "the engine is closed");
   return engine;
 }

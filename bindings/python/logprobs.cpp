@@ -9,6 +9,7 @@ struct PyLogprobs {
   std::shared_ptr<Engine> engine;
   std::shared_ptr<LogprobCache> cache;
   [[nodiscard]] const std::shared_ptr<LogprobCache>& use() const {
+    refuse_if_forked();
     if (!cache) raise(ErrorCode::invalid_argument, "the cache of log-probabilities is closed");
     return cache;
   }
@@ -88,6 +89,7 @@ PyQueries begin(const PyLogprobs& self, const nb::object& prompts) {
 
 // [(row, None) or (None, exception)], or None while some are missing.
 nb::object poll(const PyQueries& self) {
+  refuse_if_forked();
   const auto event = self.call->wait(0);
   if (!event) return nb::none();
   nb::list all;

@@ -45,6 +45,7 @@ void bind_models(nb::module_& module) {
       .def(
           "report",
           [](const PyRegistry& self) {
+            refuse_if_forked();
             const Released released;
             return self.registry->report();
           },

@@ -17,6 +17,7 @@ struct PySession {
 
 // Requires: the GIL is held until the next call has begun.
 Session& idle(PySession& self) {
+  refuse_if_forked();
   if (!self.session) raise(ErrorCode::invalid_argument, "the session is closed");
   if (self.call && !self.call->is_done()) {
     if (!self.call->cancelled().stop_requested()) {

@@ -9,7 +9,7 @@ Stream::Stream(std::shared_ptr<Call> call, Take take, nb::object on_prefill, Ans
       answerer_(std::move(answerer)) {}
 
 Stream::~Stream() {
-  if (call_) call_->cancel();  // one that nobody reads any more
+  if (call_ && !is_forked()) call_->cancel();  // one that nobody reads any more
 }
 
 std::optional<std::string> Stream::handle(Call::Event event) {
@@ -39,6 +39,7 @@ std::optional<std::string> Stream::next() {
 }
 
 nb::object Stream::poll() {
+  refuse_if_forked();
   while (!ended_) {
     std::optional<Call::Event> event = call_->wait(0);
     if (!event) return nb::none();

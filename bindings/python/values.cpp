@@ -81,7 +81,12 @@ void bind_memory(nb::module_& module) {
       .def_ro("active", &MemoryReport::active, "A request runs or a session exists.")
       .def_ro("pressure", &MemoryReport::pressure, "How often caches were cut down because the system lacked memory.");
   module.def(
-      "memory_report", [] { return memory_report(); }, "The process's memory; None while no engine is open.");
+      "memory_report",
+      [] {
+        refuse_if_forked();
+        return memory_report();
+      },
+      "The process's memory; None while no engine is open.");
   module.def(
       "release_all",
       [] {
