@@ -203,7 +203,8 @@ void log_softmax(std::vector<float>& row) {
 
 void bind_batch(nb::module_& module) {
   nb::class_<PyResponse>(module, "BatchResponse", "One token of a request, or its end.")
-      .def_prop_ro("uid", [](const PyResponse& self) { return self.response.uid; })
+      .def_prop_ro(
+          "uid", [](const PyResponse& self) { return self.response.uid; }, "Of the request, as insert() gave it.")
       .def_prop_ro(
           "token", [](const PyResponse& self) { return self.response.token; },
           "The id, an end-of-turn token's too; None where a request ended without one.")
@@ -236,7 +237,9 @@ void bind_batch(nb::module_& module) {
           "The same as the exception that stands for it, to be raised.")
       .def_prop_ro(
           "usage", [](const PyResponse& self) { return self.response.usage; }, "So far.")
-      .def_prop_ro("reuse", [](const PyResponse& self) { return self.response.reuse; })
+      .def_prop_ro(
+          "reuse", [](const PyResponse& self) { return self.response.reuse; },
+          "What of the prompt was reused, and why no more.")
       .def_ro("cache", &PyResponse::cache,
               "With the end: the PromptCache of prompt and reply, but for the last token, which has no K/V yet.")
       .def_prop_ro(

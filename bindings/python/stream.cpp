@@ -104,7 +104,7 @@ void bind_stream(nb::module_& module) {
           nb::sig("def result_async(self) -> collections.abc.Coroutine[object, object, Reply]"), "result(), awaited.")
       .def_prop_ro("reply", &Stream::reply, nb::sig("def reply(self, /) -> Reply"),
                    "The whole reply. Errors: InvalidArgumentError (the stream has not been read to its end).")
-      .def_prop_ro("has_ended", &Stream::has_ended)
+      .def_prop_ro("has_ended", &Stream::has_ended, "True once all of it has been read.")
       .def("_poll", &Stream::poll, "New text, None (nothing yet) or True (the end), without waiting.")
       .def("_event_fd", &Stream::event_fd, "Readable when _poll() may have something.");
 }
