@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export JOBS
 MODEL := SmolLM2-135M-Instruct.Q4_1
 
-.PHONY: help setup build demo examples test models bench bench-compare soak aarch64 tsan clang format tidy clean
+.PHONY: help setup build demo examples test test-adapters models bench bench-compare soak aarch64 tsan clang format tidy clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ examples: build/setup-build.stamp ## build examples/, programs of a page each, i
 
 test: build/setup-build.stamp build/setup-test.stamp build/setup-cross.stamp ## build and run every test, also under ASan and UBSan
 	@scripts/test
+
+test-adapters: build/setup-build.stamp build/setup-test.stamp ## run the Python adapters with the packages they stand for (gigabytes)
+	@scripts/test_adapters
 
 aarch64: build/setup-build.stamp build/setup-cross.stamp ## build for aarch64 and run the tests of arithmetic under qemu
 	@scripts/test_aarch64

@@ -52,6 +52,11 @@ struct PyBatch {
   std::shared_ptr<Call> call{};
   std::shared_ptr<Responses> responses{};
   bool waiting = false;
+
+  [[nodiscard]] const std::shared_ptr<BatchGenerator>& use() const {
+    refuse_if_forked();
+    return batch;
+  }
 };
 
 PyBatch made(const PyEngine& engine) {
@@ -123,7 +128,7 @@ std::vector<std::uint64_t> insert(PyBatch& self, const nb::list& prompts, const 
   Inserted all = requests_of(prompts, max_tokens, caches, options, uids, keep_cache, logits, kwargs);
   // Not to be left in the middle, which would lose the uids: it only queues.
   Result<std::vector<std::uint64_t>> inserted = [&] {
-    const auto batch = self.batch;
+    const auto batch = self.use();
     const Released released;
     return batch->insert(std::move(all.requests));
   }();
@@ -177,7 +182,7 @@ PyPromptCache extract_cache(const PyBatch& self, std::uint64_t uid) {
 
 void remove(PyBatch& self, std::uint64_t uid) {
   Result<void> removed = [&] {
-    const auto batch = self.batch;
+    const auto batch = self.use();
     const Released released;
     return batch->remove(uid);
   }();
@@ -198,7 +203,8 @@ void log_softmax(std::vector<float>& row) {
 
 void bind_batch(nb::module_& module) {
   nb::class_<PyResponse>(module, "BatchResponse", "One token of a request, or its end.")
-      .def_prop_ro("uid", [](const PyResponse& self) { return self.response.uid; })
+      .def_prop_ro(
+          "uid", [](const PyResponse& self) { return self.response.uid; }, "Of the request, as insert() gave it.")
       .def_prop_ro(
           "token", [](const PyResponse& self) { return self.response.token; },
           "The id, an end-of-turn token's too; None where a request ended without one.")
@@ -222,8 +228,18 @@ void bind_batch(nb::module_& module) {
           },
           "With finish_reason 'error', what went wrong.")
       .def_prop_ro(
+          "exception",
+          [](const PyResponse& self) -> nb::object {
+            if (!self.response.error) return nb::none();
+            return exception_of(*self.response.error);
+          },
+          nb::sig("def exception(self, /) -> dalsegno.errors.DalSegnoError | None"),
+          "The same as the exception that stands for it, to be raised.")
+      .def_prop_ro(
           "usage", [](const PyResponse& self) { return self.response.usage; }, "So far.")
-      .def_prop_ro("reuse", [](const PyResponse& self) { return self.response.reuse; })
+      .def_prop_ro(
+          "reuse", [](const PyResponse& self) { return self.response.reuse; },
+          "What of the prompt was reused, and why no more.")
       .def_ro("cache", &PyResponse::cache,
               "With the end: the PromptCache of prompt and reply, but for the last token, which has no K/V yet.")
       .def_prop_ro(
@@ -267,7 +283,10 @@ void bind_batch(nb::module_& module) {
       .def("remove", &remove, nb::arg("uid"), "Drops a request, wherever it stands. Errors: NotFoundError.")
       .def(
           "close",
-          [](PyBatch& self) { self.batch = shared_without_gil(std::make_unique<BatchGenerator>(*self.engine)); },
+          [](PyBatch& self) {
+            refuse_if_forked();
+            self.batch = shared_without_gil(std::make_unique<BatchGenerator>(*self.engine));
+          },
           "Drops all requests.");
 }
 

@@ -9,6 +9,8 @@
 #include <thread>
 #include <utility>
 
+#include "bindings/python/fork.hpp"
+
 namespace dalsegno::python {
 namespace {
 
@@ -91,6 +93,8 @@ Call* Call::current() {
 }
 
 std::shared_ptr<Call> Call::start(std::function<void(Call&)> body) {
+  refuse_if_forked();
+  watch_forks();
   const std::shared_ptr<Call> call(new Call);
   Threads::all().run(call, [call, body = std::move(body)]() mutable { call->run(std::exchange(body, nullptr)); });
   return call;

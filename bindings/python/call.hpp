@@ -25,6 +25,7 @@ class Call : public std::enable_shared_from_this<Call> {
     int total = 0;
   };
 
+  // Errors: as refuse_if_forked().
   static std::shared_ptr<Call> start(std::function<void(Call&)> body);
   ~Call();
   Call(const Call&) = delete;

@@ -126,6 +126,7 @@ constexpr const char* kGenerateDoc =
 }  // namespace
 
 const std::shared_ptr<Engine>& PyEngine::use() const {
+  refuse_if_forked();
   if (!engine) raise(ErrorCode::invalid_argument, "the engine is closed");
   return engine;
 }
@@ -181,7 +182,8 @@ void bind_engine(nb::module_& module) {
       .def(
           "close", [](PyEngine& self) { self.engine.reset(); },
           "Lets go of the engine, which ends when no session, cache, batch or pin of it is left.")
-      .def_prop_ro("is_open", [](const PyEngine& self) { return self.engine != nullptr; })
+      .def_prop_ro(
+          "is_open", [](const PyEngine& self) { return self.engine != nullptr; }, "False after close().")
       .def(
           "__enter__", [](nb::handle self) { return nb::borrow(self); }, nb::sig("def __enter__(self) -> Engine"))
       .def(
@@ -191,7 +193,8 @@ void bind_engine(nb::module_& module) {
   nb::class_<PyPin>(module, "Pin", "A cached prefix that stays while this exists, whatever needs room.")
       .def_prop_ro(
           "tokens", [](const PyPin& self) { return self.pin ? self.pin->tokens() : 0; }, "How many are kept.")
-      .def("release", [](PyPin& self) { self.pin.reset(); })
+      .def(
+          "release", [](PyPin& self) { self.pin.reset(); }, "Lets go of it now.")
       .def(
           "__enter__", [](nb::handle self) { return nb::borrow(self); }, nb::sig("def __enter__(self) -> Pin"))
       .def(

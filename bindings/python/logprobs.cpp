@@ -9,6 +9,7 @@ struct PyLogprobs {
   std::shared_ptr<Engine> engine;
   std::shared_ptr<LogprobCache> cache;
   [[nodiscard]] const std::shared_ptr<LogprobCache>& use() const {
+    refuse_if_forked();
     if (!cache) raise(ErrorCode::invalid_argument, "the cache of log-probabilities is closed");
     return cache;
   }
@@ -88,6 +89,7 @@ PyQueries begin(const PyLogprobs& self, const nb::object& prompts) {
 
 // [(row, None) or (None, exception)], or None while some are missing.
 nb::object poll(const PyQueries& self) {
+  refuse_if_forked();
   const auto event = self.call->wait(0);
   if (!event) return nb::none();
   nb::list all;
@@ -126,16 +128,18 @@ constexpr const char* kNextDoc =
 
 void bind_stats(nb::module_& module) {
   nb::class_<LogprobStats>(module, "LogprobStats", "What queries took, and what is kept.")
-      .def_ro("queries", &LogprobStats::queries)
+      .def_ro("queries", &LogprobStats::queries, "Contexts asked for.")
       .def_ro("hits", &LogprobStats::hits, "Answered from rows kept.")
       .def_ro("joined", &LogprobStats::joined, "Answered by an equal query that was on its way.")
       .def_ro("from_hidden", &LogprobStats::from_hidden, "By the output head alone.")
       .def_ro("computed", &LogprobStats::computed, "By the whole model.")
-      .def_ro("tokens_computed", &LogprobStats::tokens_computed)
-      .def_ro("evicted", &LogprobStats::evicted)
-      .def_ro("rows", &LogprobStats::rows)
-      .def_ro("hidden_states", &LogprobStats::hidden_states)
-      .def_ro("bytes", &LogprobStats::bytes);
+      .def_ro("tokens_computed", &LogprobStats::tokens_computed,
+              "Tokens of `computed` queries that no K/V were cached of.")
+      .def_ro("evicted", &LogprobStats::evicted, "Answers forgotten for room.")
+      .def_ro("rows", &LogprobStats::rows, "Rows kept now.")
+      .def_ro("hidden_states", &LogprobStats::hidden_states,
+              "Hidden states kept now; each answer that is kept has one.")
+      .def_ro("bytes", &LogprobStats::bytes, "Of what is kept, tokens included.");
 }
 
 }  // namespace
@@ -180,7 +184,9 @@ void bind_logprobs(nb::module_& module) {
       .def("clear_cache", &clear<&LogprobCache::clear_cache>,
            "Forgets the answers kept, and all K/V of the engine that no running request uses.")
       .def("clear_kv_cache", &clear<&LogprobCache::clear_kv_cache>, "Forgets the K/V alone.")
-      .def("stats", [](const PyLogprobs& self) { return self.use()->stats(); })
+      .def(
+          "stats", [](const PyLogprobs& self) { return self.use()->stats(); },
+          "What queries took so far: a LogprobStats.")
       .def(
           "close", [](PyLogprobs& self) { self.cache.reset(); }, "Gives its memory back.");
 }

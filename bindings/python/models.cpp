@@ -21,10 +21,10 @@ PyEngine acquire(const PyRegistry& self, const nb::object& path, const nb::kwarg
 
 void bind_models(nb::module_& module) {
   nb::class_<LoadedModel>(module, "LoadedModel", "What a ModelRegistry holds of one model.")
-      .def_ro("path", &LoadedModel::path)
+      .def_ro("path", &LoadedModel::path, "Of its file.")
       .def_ro("bytes", &LoadedModel::bytes, "Weights, work buffers and tables.")
-      .def_ro("users", &LoadedModel::users)
-      .def_ro("loading", &LoadedModel::loading);
+      .def_ro("users", &LoadedModel::users, "Engines that are acquired and not closed.")
+      .def_ro("loading", &LoadedModel::loading, "Whether it is still being read.");
   nb::class_<PyRegistry>(
       module, "ModelRegistry",
       "The models of a process, each loaded once however many ask for it. When the next one has no room,\n"
@@ -45,6 +45,7 @@ void bind_models(nb::module_& module) {
       .def(
           "report",
           [](const PyRegistry& self) {
+            refuse_if_forked();
             const Released released;
             return self.registry->report();
           },

@@ -19,6 +19,7 @@ NB_MODULE(_dalsegno, module) {
   module.def(
       "_end",
       [] {
+        if (python::is_forked()) return;
         python::end_processors();
         const python::Released released;
         python::Call::end_all();

@@ -97,7 +97,9 @@ void bind_prompt_cache(nb::module_& module) {
       .def_prop_ro(
           "format", [](const PyPromptCache& self) { return kv_of(self.cache->format()); },
           nb::sig("def format(self, /) -> dict[str, str | int]"), "How K/V are stored: the engine's `kv`.")
-      .def_prop_ro("salt", [](const PyPromptCache& self) { return self.cache->salt(); })
+      .def_prop_ro(
+          "salt", [](const PyPromptCache& self) { return self.cache->salt(); },
+          "Requests of this salt alone go on from it.")
       .def("__repr__",
            [](const PyPromptCache& self) { return "PromptCache(" + std::to_string(self.cache->size()) + " tokens)"; });
 }

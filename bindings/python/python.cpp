@@ -30,6 +30,7 @@ bool holds_gil() {
 }
 
 Call::Event next_event(Call& call) {
+  refuse_if_forked();
   const bool main = on_main_thread();
   for (;;) {
     std::optional<Call::Event> event;

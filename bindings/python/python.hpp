@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "bindings/python/call.hpp"
+#include "bindings/python/fork.hpp"
 #include "dalsegno/engine.hpp"
 #include "dalsegno/result.hpp"
 #include "dalsegno/types.hpp"
@@ -57,11 +58,16 @@ class Released {
 // Of a thread of Python, a call's or an engine's.
 [[nodiscard]] bool holds_gil();
 
-// Owns what may wait for the engine when it is destroyed: then without the GIL, wherever that happens.
+// Owns what may wait for the engine when it is destroyed: then without the GIL, wherever that happens. In a forked
+// process it is left alone.
 template <class T>
 std::shared_ptr<T> shared_without_gil(std::shared_ptr<T> owner) {
   T* const raw = owner.get();
   return std::shared_ptr<T>(raw, [owner = std::move(owner)](T*) mutable {
+    if (is_forked()) {
+      new std::shared_ptr<T>(std::move(owner));
+      return;
+    }
     std::optional<Released> released;
     if (holds_gil()) released.emplace();
     owner.reset();

@@ -17,6 +17,7 @@ struct PySession {
 
 // Requires: the GIL is held until the next call has begun.
 Session& idle(PySession& self) {
+  refuse_if_forked();
   if (!self.session) raise(ErrorCode::invalid_argument, "the session is closed");
   if (self.call && !self.call->is_done()) {
     if (!self.call->cancelled().stop_requested()) {
@@ -204,22 +205,25 @@ void bind_results(nb::module_& module) {
   nb::class_<ReplyReport>(module, "ReplyReport", "What a reply of a session took. With tools a turn has several.")
       .def_ro("turn", &ReplyReport::turn, "1 for the first user message.")
       .def_ro("message", &ReplyReport::message, "The reply's place in the transcript.")
-      .def_ro("usage", &ReplyReport::usage)
-      .def_ro("reuse", &ReplyReport::reuse)
-      .def_ro("ttft_ms", &ReplyReport::ttft_ms)
-      .def_ro("tokens_per_second", &ReplyReport::tokens_per_second);
+      .def_ro("usage", &ReplyReport::usage, "What it took, in tokens.")
+      .def_ro("reuse", &ReplyReport::reuse, "What of the prompt was reused, and why no more.")
+      .def_ro("ttft_ms", &ReplyReport::ttft_ms, "Milliseconds to the first token.")
+      .def_ro("tokens_per_second", &ReplyReport::tokens_per_second, "Of the reply, after its first token.");
   nb::class_<ToolRun>(module, "ToolRun", "One call of a tool.")
-      .def_prop_ro("name", [](const ToolRun& self) { return self.call.name; })
-      .def_prop_ro("arguments_json", [](const ToolRun& self) { return self.call.arguments_json; })
-      .def_ro("result", &ToolRun::result)
+      .def_prop_ro(
+          "name", [](const ToolRun& self) { return self.call.name; }, "Of the tool.")
+      .def_prop_ro(
+          "arguments_json", [](const ToolRun& self) { return self.call.arguments_json; },
+          "What the model called it with, a JSON object as text.")
+      .def_ro("result", &ToolRun::result, "What the tool returned, as text, or why it failed.")
       .def_ro("failed", &ToolRun::failed, "The result says why.");
   nb::class_<ToolsReply>(module, "ToolsReply", "What run_tools came to.")
       .def_ro("reply", &ToolsReply::reply, "The last one.")
       .def_prop_ro(
           "ended", [](const ToolsReply& self) { return name(self.ended); },
           "'answered', 'rounds', 'repeated' or 'unfinished'.")
-      .def_ro("rounds", &ToolsReply::rounds)
-      .def_ro("runs", &ToolsReply::runs);
+      .def_ro("rounds", &ToolsReply::rounds, "How often the model was asked.")
+      .def_ro("runs", &ToolsReply::runs, "Every call of a tool, in order.");
 }
 
 #define ON_TEXT "on_text: collections.abc.Callable[[str], object] | None = None, "
@@ -295,7 +299,9 @@ void bind_changes(nb::class_<PySession>& bound) {
           [](PySession& self, const nb::object& messages) {
             run_on<void>(self, [all = messages_of(messages)](Session& session) { return session.set_transcript(all); });
           },
-          nb::arg("messages"), nb::sig("def set_transcript(self, messages: " MESSAGES ") -> None"))
+          nb::arg("messages"), nb::sig("def set_transcript(self, messages: " MESSAGES ") -> None"),
+          "Replaces the transcript. What it begins with of this one, or of one of the latest others, keeps its ids.\n"
+          "Errors: as edit().")
       .def(
           "trim",
           [](PySession& self, int tokens, const std::string& salt) {
@@ -343,12 +349,18 @@ void bind_session(nb::module_& module) {
   session
       .def_prop_ro(
           "transcript", [](PySession& self) { return to_python(idle(self).transcript()); },
-          nb::sig("def transcript(self, /) -> list[dict[str, str]]"))
-      .def_prop_ro("turns", [](PySession& self) { return idle(self).turns(); })
+          nb::sig("def transcript(self, /) -> list[dict[str, str]]"),
+          "The messages so far: dicts with role, content and maybe name.")
+      .def_prop_ro(
+          "turns", [](PySession& self) { return idle(self).turns(); }, "How many messages of the user there are.")
       .def_prop_ro(
           "reports", [](PySession& self) { return idle(self).reports(); }, "What the replies in the transcript took.")
-      .def_prop_ro("pinned_tokens", [](PySession& self) { return idle(self).pinned_tokens(); })
-      .def_prop_ro("pin_refusal", [](PySession& self) { return idle(self).pin_refusal(); })
+      .def_prop_ro(
+          "pinned_tokens", [](PySession& self) { return idle(self).pinned_tokens(); },
+          "With pin=True, how many tokens are kept so far whatever needs room.")
+      .def_prop_ro(
+          "pin_refusal", [](PySession& self) { return idle(self).pin_refusal(); },
+          "A sentence where the last turn's pin was refused, and an earlier turn's stays; else empty.")
       .def_prop_rw(
           "tags",
           [](PySession& self) {

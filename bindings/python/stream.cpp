@@ -9,7 +9,7 @@ Stream::Stream(std::shared_ptr<Call> call, Take take, nb::object on_prefill, Ans
       answerer_(std::move(answerer)) {}
 
 Stream::~Stream() {
-  if (call_) call_->cancel();  // one that nobody reads any more
+  if (call_ && !is_forked()) call_->cancel();  // one that nobody reads any more
 }
 
 std::optional<std::string> Stream::handle(Call::Event event) {
@@ -39,6 +39,7 @@ std::optional<std::string> Stream::next() {
 }
 
 nb::object Stream::poll() {
+  refuse_if_forked();
   while (!ended_) {
     std::optional<Call::Event> event = call_->wait(0);
     if (!event) return nb::none();
@@ -103,7 +104,7 @@ void bind_stream(nb::module_& module) {
           nb::sig("def result_async(self) -> collections.abc.Coroutine[object, object, Reply]"), "result(), awaited.")
       .def_prop_ro("reply", &Stream::reply, nb::sig("def reply(self, /) -> Reply"),
                    "The whole reply. Errors: InvalidArgumentError (the stream has not been read to its end).")
-      .def_prop_ro("has_ended", &Stream::has_ended)
+      .def_prop_ro("has_ended", &Stream::has_ended, "True once all of it has been read.")
       .def("_poll", &Stream::poll, "New text, None (nothing yet) or True (the end), without waiting.")
       .def("_event_fd", &Stream::event_fd, "Readable when _poll() may have something.");
 }

@@ -47,8 +47,8 @@ void bind_tokenizer(nb::module_& module) {
           nb::arg("messages_json"), nb::arg("add_generation_prompt") = true,
           "The chat template's text for messages as JSON: an array, or an object with \"messages\" and what else the\n"
           "template wants. Errors: InvalidArgumentError (no template, or it refuses), ExhaustedError (its limits).")
-      .def_prop_ro("has_template", &Tokenizer::has_template)
-      .def_prop_ro("vocabulary_size", &Tokenizer::vocabulary_size)
+      .def_prop_ro("has_template", &Tokenizer::has_template, "Whether the file has a chat template.")
+      .def_prop_ro("vocabulary_size", &Tokenizer::vocabulary_size, "How many tokens there are.")
       .def_prop_ro("bos", &Tokenizer::bos, "The file's own, None if it names none.")
       .def_prop_ro("eos", &Tokenizer::eos, "The file's own, None if it names none.")
       .def(
@@ -68,8 +68,8 @@ void bind_tokenizer(nb::module_& module) {
           nb::arg("id"), "One token's name as the file has it.")
       .def(
           "is_control", [](const Tokenizer& self, TokenId id) { return self.is_control(checked(self, id)); },
-          nb::arg("id"))
-      .def("is_end_of_turn", &Tokenizer::is_end_of_turn, nb::arg("id"));
+          nb::arg("id"), "Whether it is a control token, which has no text. Errors: InvalidArgumentError.")
+      .def("is_end_of_turn", &Tokenizer::is_end_of_turn, nb::arg("id"), "Whether a reply ends with it.");
 }
 
 }  // namespace dalsegno::python

@@ -10,10 +10,10 @@ void bind_usage(nb::module_& module) {
   nb::class_<Usage>(module, "Usage",
                     "In tokens. reused + prefilled = prompt, less what a cancelled prefill left undone.\n"
                     "reply_tokens excludes an end-of-turn token.")
-      .def_ro("prompt_tokens", &Usage::prompt_tokens)
-      .def_ro("reused_tokens", &Usage::reused_tokens)
-      .def_ro("prefilled_tokens", &Usage::prefilled_tokens)
-      .def_ro("reply_tokens", &Usage::reply_tokens)
+      .def_ro("prompt_tokens", &Usage::prompt_tokens, "Of the whole prompt, reused ones too.")
+      .def_ro("reused_tokens", &Usage::reused_tokens, "Of the prompt, taken from the cache.")
+      .def_ro("prefilled_tokens", &Usage::prefilled_tokens, "Of the prompt, computed.")
+      .def_ro("reply_tokens", &Usage::reply_tokens, "Generated, without an end-of-turn token.")
       .def("__repr__", [](const Usage& self) {
         return "Usage(prompt_tokens=" + std::to_string(self.prompt_tokens) +
                ", reused_tokens=" + std::to_string(self.reused_tokens) +
@@ -35,16 +35,16 @@ void bind_usage(nb::module_& module) {
                "', at=" + std::to_string(self.at) + ")";
       });
   nb::class_<Explanation>(module, "Explanation", "What a prompt would reuse now, without running it.")
-      .def_ro("prompt_tokens", &Explanation::prompt_tokens)
-      .def_ro("reused_tokens", &Explanation::reused_tokens)
-      .def_ro("reuse", &Explanation::reuse)
+      .def_ro("prompt_tokens", &Explanation::prompt_tokens, "Of the whole prompt.")
+      .def_ro("reused_tokens", &Explanation::reused_tokens, "Of the prompt, which are cached now.")
+      .def_ro("reuse", &Explanation::reuse, "Why no more.")
       .def_ro("ttft_ms", &Explanation::ttft_ms, "Predicted milliseconds to the first token; 0: no such step yet.");
 }
 
 void bind_reply(nb::module_& module) {
   nb::class_<Reply>(module, "Reply", "What a request came to.")
-      .def_ro("text", &Reply::text)
-      .def_ro("prompt_ids", &Reply::prompt_ids)
+      .def_ro("text", &Reply::text, "Whole characters, without a stop text.")
+      .def_ro("prompt_ids", &Reply::prompt_ids, "The prompt's token ids.")
       .def_ro("ids", &Reply::ids, "The reply's token ids, without an end-of-turn token.")
       .def_prop_ro(
           "logprobs",
@@ -57,8 +57,8 @@ void bind_reply(nb::module_& module) {
       .def_prop_ro(
           "finish_reason", [](const Reply& self) { return name(self.finish_reason); },
           "'stop', 'length', 'cancelled' or 'deadline'.")
-      .def_ro("usage", &Reply::usage)
-      .def_ro("reuse", &Reply::reuse)
+      .def_ro("usage", &Reply::usage, "What it took, in tokens.")
+      .def_ro("reuse", &Reply::reuse, "What of the prompt was reused, and why no more.")
       .def_ro("ttft_ms", &Reply::ttft_ms, "Milliseconds to the first token.")
       .def_ro("tokens_per_second", &Reply::tokens_per_second, "Of the reply, after its first token.")
       .def("__str__", [](const Reply& self) { return self.text; })
@@ -70,18 +70,23 @@ void bind_reply(nb::module_& module) {
 
 void bind_memory(nb::module_& module) {
   nb::class_<MemoryReport>(module, "MemoryReport", "Of the whole process, in bytes.")
-      .def_ro("limit", &MemoryReport::limit)
-      .def_ro("idle_limit", &MemoryReport::idle_limit)
-      .def_ro("weights", &MemoryReport::weights)
-      .def_ro("kv", &MemoryReport::kv)
-      .def_ro("index", &MemoryReport::index)
-      .def_ro("log_probs", &MemoryReport::log_probs)
-      .def_ro("work", &MemoryReport::work)
-      .def_ro("engines", &MemoryReport::engines)
+      .def_ro("limit", &MemoryReport::limit, "The budget.")
+      .def_ro("idle_limit", &MemoryReport::idle_limit, "What is kept while nothing is active.")
+      .def_ro("weights", &MemoryReport::weights, "Reserved for weights.")
+      .def_ro("kv", &MemoryReport::kv, "Reserved for K/V.")
+      .def_ro("index", &MemoryReport::index, "Reserved for the prefix index.")
+      .def_ro("log_probs", &MemoryReport::log_probs, "Reserved for LogprobCaches.")
+      .def_ro("work", &MemoryReport::work, "Reserved for step buffers.")
+      .def_ro("engines", &MemoryReport::engines, "How many are open.")
       .def_ro("active", &MemoryReport::active, "A request runs or a session exists.")
       .def_ro("pressure", &MemoryReport::pressure, "How often caches were cut down because the system lacked memory.");
   module.def(
-      "memory_report", [] { return memory_report(); }, "The process's memory; None while no engine is open.");
+      "memory_report",
+      [] {
+        refuse_if_forked();
+        return memory_report();
+      },
+      "The process's memory; None while no engine is open.");
   module.def(
       "release_all",
       [] {
@@ -101,10 +106,13 @@ void bind_values(nb::module_& module) {
   bind_reply(module);
   bind_memory(module);
   nb::class_<AuditReport>(module, "AuditReport", "What auditing the cache has found so far.")
-      .def_ro("checked", &AuditReport::checked)
-      .def_ro("skipped", &AuditReport::skipped)
-      .def_ro("mismatched", &AuditReport::mismatched)
-      .def_ro("last_mismatch", &AuditReport::last_mismatch);
+      .def_ro("checked", &AuditReport::checked, "Blocks computed again and compared.")
+      .def_ro("skipped", &AuditReport::skipped,
+              "Blocks that could not be, for want of room or of what a sliding window sees.")
+      .def_ro("mismatched", &AuditReport::mismatched,
+              "Blocks that differed: nothing of their namespace is reused any more.")
+      .def_ro("last_mismatch", &AuditReport::last_mismatch,
+              "A sentence: which tokens, which layer; empty if none differed.");
 }
 
 }  // namespace dalsegno::python

@@ -22,13 +22,21 @@ class Constraint(TypedDict, total=False):
     continues: int
 
 
-def json_schema(schema: str | bool | Mapping[str, Any] | Any, continues: int = 0) -> Constraint:
+# White space as json.dumps writes it: small models are lost in more of it, and what is forced costs no step.
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def json_schema(schema: str | bool | Mapping[str, Any] | Any, continues: int = 0, *, compact: bool = False) -> Constraint:
     """JSON that a schema allows: its text, a mapping, or a class with `model_json_schema()`, as pydantic's models.
 
     Draft 2020-12, or what "$schema" says. A keyword that cannot be enforced is refused.
+    compact: white space as json.dumps writes it, instead of any between tokens.
     """
     if hasattr(schema, "model_json_schema"):
         schema = schema.model_json_schema()
+    if compact:
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+        schema = {"x-guidance": _COMPACT, **({} if schema is True else schema)} if schema is not False else False
     text = schema if isinstance(schema, str) else json.dumps(schema)
     return {"kind": "json_schema", "text": text, "continues": continues}
 

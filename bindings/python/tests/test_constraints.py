@@ -36,6 +36,17 @@ def test_a_json_schema_as_text_mapping_or_model(model, form):
     assert reply.finish_reason == "length" or set(json.loads(reply.text)) == {"ok"}
 
 
+def test_compact_json_has_the_white_space_of_json_dumps(model):
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "array", "items": {"enum": ["x"]},
+              "minItems": 2, "maxItems": 2}}, "required": ["a", "b"], "additionalProperties": False}
+    for form in (schema, json.dumps(schema)):
+        for seed in range(4):
+            text = model.generate(PROMPT, temperature=1, seed=seed, constraint=constraints.json_schema(form, compact=True)).text
+            assert text == json.dumps(json.loads(text))
+    anything = model.generate(PROMPT, max_tokens=20, constraint=constraints.json_schema(True, compact=True))
+    assert anything.ids
+
+
 def test_constrained_and_free_calls_share_the_cache(cold):
     free = cold.generate(PROMPT, max_tokens=4)
     constrained = cold.generate(PROMPT, constraint=constraints.choices(["maybe"]))

@@ -1,7 +1,8 @@
-"""The real llamppl's programs on our language model. Of what it imports, torch and genlm are stand-ins: it names their
-classes and never makes one of them here."""
+"""The real llamppl's programs on our language model. Of what it imports, torch and genlm are stand-ins unless they are
+installed: it names their classes and never makes one of them here."""
 
 import asyncio
+import importlib.util
 import sys
 import types
 
@@ -15,7 +16,8 @@ from dalsegno.adapters.llamppl import CachedCausalLM
 def llamppl():
     names = {"torch": (), "genlm": (), "genlm.backend": (),
              "genlm.backend.llm": ("AsyncTransformer", "AsyncVirtualLM", "MockAsyncLM", "AsyncMlxLM")}
-    missing = {name: contents for name, contents in names.items() if name not in sys.modules}
+    installed = importlib.util.find_spec("torch") is not None
+    missing = {} if installed else {name: contents for name, contents in names.items() if name not in sys.modules}
     for name, contents in missing.items():
         sys.modules[name] = types.ModuleType(name)
         for one in contents:

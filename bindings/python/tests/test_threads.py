@@ -201,6 +201,60 @@ def test_the_interpreter_may_end_at_any_time(end):
     assert done.returncode == 0 and done.stdout == "ending\n" and done.stderr == "", done.stderr
 
 
+# A child of fork() has the engine's memory and none of its threads.
+FORKED = """
+import os, sys
+import dalsegno
+model = dalsegno.load(sys.argv[1], memory=1 << 30)
+ids = model.encode("before the fork")
+session, batch, cache = model.session(), model.batch(), model.prompt_cache("before the fork, " * 9)
+batch.insert([ids], max_tokens=500)
+stream, logprobs = model.stream("before", max_tokens=500), model.logprob_cache(max_bytes=8 << 20)
+next(stream)
+calls = {
+    "generate": lambda: model.generate(ids, max_tokens=1), "stream": lambda: next(stream), "batch": lambda: batch.next(),
+    "insert": lambda: batch.insert([ids]), "session": lambda: session.respond("hello"), "trim": lambda: cache.trim(1),
+    "logprobs": lambda: logprobs.next_token_logprobs(ids), "explain": lambda: model.explain(ids),
+    "load": lambda: dalsegno.load(sys.argv[1]), "memory": dalsegno.memory_report,
+}
+if (child := os.fork()) == 0:
+    for name, call in calls.items():
+        try:
+            call()
+            print(name, "did not raise", flush=True)
+        except dalsegno.UnsupportedError as error:
+            assert "fork" in str(error)
+    print(model.tokenizer.decode(ids), flush=True)
+    del call, calls, session, batch, cache, stream, logprobs, model
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert next(stream) and model.generate(ids, max_tokens=2).ids
+stream.close()
+print("parent goes on", flush=True)
+"""
+
+
+def test_a_forked_process_gets_an_exception_and_ends(tmp_path):
+    tiny = pathlib.Path(os.environ["DALSEGNO_TINY"]) / "tiny_chat.gguf"
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tiny)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "before the fork\nparent goes on\n", "")
+
+
+def test_engines_may_be_opened_after_a_fork():
+    tiny = pathlib.Path(os.environ["DALSEGNO_TINY"]) / "tiny_chat.gguf"
+    program = """
+import os, sys
+import dalsegno
+if (child := os.fork()) == 0:
+    with dalsegno.load(sys.argv[1], memory=1 << 30) as model:
+        assert model.generate("in the child", max_tokens=2).ids
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tiny)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_signals_of_other_handlers_do_not_end_calls(model):
     seen = []
     previous = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))

@@ -69,17 +69,20 @@ class CachedCausalLM:
 
     @functools.cached_property
     def byte_vocab(self) -> list[bytes]:
+        """What each token adds to a text; of control tokens the name."""
         core = self.tokenizer.core
         return [core.token_bytes(i) or core.token_text(i).encode() for i in range(core.vocabulary_size)]
 
     @functools.cached_property
     def str_vocab(self) -> list[str]:
+        """The same as text; what is no whole character is U+FFFD."""
         return [token.decode("utf-8", "replace") or "\ufffd" for token in self.byte_vocab]
 
     vocab = property(lambda self: self.str_vocab)
 
     @functools.cached_property
     def masks(self) -> Masks:
+        """Sets of tokens for programs that constrain by hand."""
         return Masks(self)
 
     def __deepcopy__(self, memo):

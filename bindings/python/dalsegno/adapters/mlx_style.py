@@ -94,6 +94,7 @@ class RotatingKVCache(KVCache):
     keep = property(lambda self: self._whole.kv["keep"])
 
     def is_trimmable(self) -> bool:
+        """Whether its end can be forgotten: not once its beginning has been."""
         return self.offset < self.max_size
 
 
@@ -293,6 +294,7 @@ class Response:
 
     @property
     def logprobs(self):
+        """Log-probabilities of all tokens as this one was drawn, [vocabulary] float32."""
         if self._logprobs is None:
             self._logprobs = self._response.logprobs_row()
         return self._logprobs

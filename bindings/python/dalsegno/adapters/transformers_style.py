@@ -20,6 +20,8 @@ class TransformersTokenizer:
         self.bos_token_id = tokenizer.bos
         self.eos_token_id = tokenizer.eos
         self.pad_token_id = None
+        self.clean_up_tokenization_spaces = False
+        self.name_or_path = "dalsegno"
 
     bos_token = property(lambda self: self._text_of(self.bos_token_id))
     eos_token = property(lambda self: self._text_of(self.eos_token_id))
@@ -49,9 +51,15 @@ class TransformersTokenizer:
     def _vocab(self) -> dict[str, int]:
         return {self.core.token_text(i): i for i in range(self.vocab_size)}
 
+    vocab = property(lambda self: self.get_vocab())
+
     def get_vocab(self) -> dict[str, int]:
         """Names to ids."""
         return dict(self._vocab)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Those of control tokens."""
+        return {self.core.token_text(i): i for i in self.all_special_ids}
 
     def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None):
         """Text, in which control tokens are recognised, to ids."""
