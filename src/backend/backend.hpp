@@ -70,6 +70,9 @@ struct Step {
   std::span<const TokenId> tokens;
   std::span<const StepSequence> sequences;
   std::span<const std::int32_t> logit_rows;
+  // Before the sink is told of a row that has not failed, or empty: what can be done with logits beside other rows.
+  // Called on any thread of the pool, for several rows at the same time; index: into logit_rows.
+  std::function<void(int index, std::span<const float> logits)> prepare{};
 };
 
 struct AttentionConfig {

@@ -364,7 +364,9 @@ void panels(const GemmArgs& args) {
                   args.bias == nullptr ? nullptr : args.bias + first,
                   {static_cast<__mmask16>(mask), static_cast<__mmask16>(mask >> 16)},
                   args.add};
-    if (looks && p + 1 < args.panel_end) ahead.start_panel(panel + args.w->panel_bytes, args.w->panel_bytes);
+    const bool is_last = p + 1 == args.panel_end;
+    const std::byte* next = is_last ? args.after.data() : panel + args.w->panel_bytes;
+    if (looks && next != nullptr) ahead.start_panel(next, is_last ? args.after.size() : args.w->panel_bytes);
     for (int i = 0, row = 0; i < tiles; ++i) {
       const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
       out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;

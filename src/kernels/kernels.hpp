@@ -60,7 +60,9 @@ struct GemmArgs {
   std::size_t c_stride = 0;     // elements between rows of c
   const float* bias = nullptr;  // [n] or nullptr
   bool add = false;
-  Ahead ahead = {};  // may be prefetched while arithmetic keeps memory idle
+  // May be prefetched while arithmetic keeps memory idle; first the panel that the caller takes next.
+  std::span<const std::byte> after = {};
+  Ahead ahead = {};
 };
 
 // Running softmax of one query row over some keys. o: [head_dim] f32, 64-byte aligned.

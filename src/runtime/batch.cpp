@@ -27,6 +27,11 @@ struct Inbox {
   // Guarded by mutex.
   std::map<std::uint64_t, std::shared_ptr<Member>> members;
   std::uint64_t next_uid = 0;
+  std::size_t told = 0;  // responses that these members hold
+
+  // Engine thread only: the responses of a step, so that its reader is woken once. A member's are told before its end.
+  std::vector<std::pair<Member*, BatchResponse>> noted;
+  void tell_noted();
 };
 
 // One request of a batch.
@@ -53,6 +58,9 @@ class Member final : public Request {
   }
   void on_progress(int done, int /*total*/) override { usage_.prefilled_tokens = done - usage_.reused_tokens; }
 
+  void prepare(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {
+    continuation_.prepare(position, logits, tokens);
+  }
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {
     Continuation::Next next = continuation_.next(position, logits, tokens);
     usage_.prefilled_tokens = usage_.prompt_tokens - usage_.reused_tokens;
@@ -88,7 +96,8 @@ class Member final : public Request {
     if (!end.error && end.finish_reason == FinishReason::error) {
       end.error = Error{ErrorCode::invalid_argument, continuation_.failure()};
     }
-    tell(std::move(end));
+    note(std::move(end));
+    inbox_->tell_noted();
   }
 
   Result<PromptCache> extract() {
@@ -96,6 +105,8 @@ class Member final : public Request {
     DALSEGNO_ASSIGN(tokens, engine_.scheduler().hold_running(id, *this));
     return PromptCache(std::make_shared<const PromptCache::State>(engine_, id, salt_, std::move(tokens)));
   }
+
+  void on_step_end() override { inbox_->tell_noted(); }
 
   bool wants_more() override {
     const std::lock_guard lock(inbox_->mutex);
@@ -115,18 +126,14 @@ class Member final : public Request {
       last_ = std::move(told);
       return true;
     }
-    tell(std::move(told));
+    note(std::move(told));
     tokens_.push_back(next.token);
     return false;
   }
-  void tell(BatchResponse response) {
+  void note(BatchResponse response) {
     response.usage = usage_;
     response.reuse = reuse_;
-    {
-      const std::lock_guard lock(inbox_->mutex);
-      told_.push_back(std::move(response));
-    }
-    inbox_->changed.notify_all();
+    inbox_->noted.emplace_back(this, std::move(response));
   }
 
   const std::uint64_t uid_;
@@ -147,6 +154,21 @@ class Member final : public Request {
 
   std::deque<BatchResponse> told_;
 };
+
+void Inbox::tell_noted() {
+  if (noted.empty()) return;
+  {
+    const std::lock_guard lock(mutex);
+    for (auto& [member, response] : noted) {
+      const auto at = members.find(response.uid);
+      if (at == members.end() || at->second.get() != member) continue;  // removed
+      member->told().push_back(std::move(response));
+      ++told;
+    }
+  }
+  noted.clear();
+  changed.notify_all();
+}
 
 Error no_request(std::uint64_t uid) {
   return Error{ErrorCode::not_found, fmt::format("there is no request with uid {}; it may have ended", uid)};
@@ -267,16 +289,14 @@ std::vector<BatchResponse> BatchGenerator::next() {
   {
     Inbox& inbox = *impl_->inbox;
     std::unique_lock lock(inbox.mutex);
-    inbox.changed.wait(lock, [&] {
-      return inbox.members.empty() ||
-             std::ranges::any_of(inbox.members, [](const auto& entry) { return !entry.second->told().empty(); });
-    });
+    inbox.changed.wait(lock, [&] { return inbox.members.empty() || inbox.told > 0; });
     for (auto at = inbox.members.begin(); at != inbox.members.end();) {
       std::deque<BatchResponse>& told = at->second->told();
       const bool was_full = told.size() >= kMostAhead;
       if (!told.empty()) {
         responses.push_back(std::move(told.front()));
         told.pop_front();
+        --inbox.told;
       }
       if (was_full) held.push_back(at->second);
       const bool ended = !responses.empty() && responses.back().uid == at->first && responses.back().finish_reason;
@@ -296,6 +316,7 @@ Result<void> BatchGenerator::remove(std::uint64_t uid) {
       return no_request(uid);
     }
     member = at->second;
+    impl_->inbox->told -= member->told().size();
     impl_->inbox->members.erase(at);
   }
   member->cancel();

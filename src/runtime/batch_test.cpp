@@ -242,6 +242,41 @@ TEST_F(Batch, AProcessorSeesTheTokensSoFar) {
   EXPECT_EQ(reply.value().ids, (std::vector<TokenId>{5, 6, 7, 8, 9, 10}));
 }
 
+TEST_F(Batch, WhatIsChosenBesideOthersIsWhatTheEngineThreadChooses) {
+  BatchGenerator batch(*engine_);
+  std::vector<BatchRequest> requests;
+  for (int i = 0; i < 6; ++i) {
+    requests.push_back(request(20, 8));
+    GenerateOptions& options = requests.back().options;
+    options.logprobs = true;
+    options.sampling.temperature = i % 2 == 0 ? 0.0F : 0.9F;
+    options.sampling.top_p = 0.9F;
+    options.sampling.seed = static_cast<std::uint64_t>(i);
+    options.sampling.logit_bias = {{3, -2.0F}};
+  }
+  ASSERT_TRUE(batch.insert(requests).ok());
+  const auto heard = hear_all(batch);
+  // With a processor, even one that changes nothing, all is done where it may run.
+  for (BatchRequest& each : requests) each.options.logits_processor = [](auto, auto) {};
+  ASSERT_TRUE(batch.insert(requests).ok());
+  const auto wanted = hear_all(batch);
+  for (std::uint64_t uid = 0; uid < requests.size(); ++uid) {
+    EXPECT_EQ(heard.at(uid).ids, wanted.at(uid + requests.size()).ids);
+    EXPECT_EQ(heard.at(uid).logprobs, wanted.at(uid + requests.size()).logprobs);
+  }
+}
+
+TEST_F(Batch, WhatARemovedRequestHadToTellIsForgotten) {
+  BatchGenerator batch(*engine_);
+  const auto uids = batch.insert({request(20, 10), request(20, 60)}).value();
+  (void)batch.next();
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // both are ahead of their reader
+  ASSERT_TRUE(batch.remove(uids[0]).ok());
+  const auto heard = hear_all(batch);
+  ASSERT_EQ(heard.size(), 1U);
+  EXPECT_TRUE(heard.at(uids[1]).finish);
+}
+
 TEST_F(Batch, DroppingABatchEndsItsRequests) {
   {
     BatchGenerator batch(*engine_);

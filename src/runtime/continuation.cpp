@@ -144,7 +144,21 @@ std::optional<Continuation::Next> Continuation::forced() {
   return std::nullopt;
 }
 
+// A processor is the caller's code: it runs on the engine's thread alone.
+void Continuation::prepare(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
+  if (process_) return;
+  prepared_ = choose(position, logits, tokens);
+  prepared_at_ = position;
+}
+
 Continuation::Next Continuation::next(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
+  Next next = prepared_ && prepared_at_ == position ? *std::exchange(prepared_, std::nullopt)
+                                                    : choose(position, logits, tokens);
+  if (!next.finish) take(next);
+  return next;
+}
+
+Continuation::Next Continuation::choose(int position, std::span<const float> logits, std::span<const TokenId> tokens) {
   if (process_) {
     if (!process(logits, tokens)) return fail(kProcessorFailed);
     logits = processed_;
@@ -166,7 +180,6 @@ Continuation::Next Continuation::next(int position, std::span<const float> logit
   if (with_logprobs_) {
     next.logprob = static_cast<double>(logits[static_cast<std::size_t>(next.token)]) - log_probs(logits, 0).log_sum_exp;
   }
-  take(next);
   return next;
 }
 

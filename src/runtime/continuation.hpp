@@ -55,6 +55,9 @@ class Continuation {
     std::string text{};     // that can be shown now
     std::optional<FinishReason> finish{};
   };
+  // May be called before next() with the same values, on any thread: most of its work, as far as that is the request's
+  // own.
+  void prepare(int position, std::span<const float> logits, std::span<const TokenId> tokens);
   // The token at position + 1. `error`: see failure(). Without a token: that, and `dead_end`.
   Next next(int position, std::span<const float> logits, std::span<const TokenId> tokens);
   // The token after the one before, if it is forced. To be called after each that did not finish, until there is none.
@@ -66,6 +69,8 @@ class Continuation {
 
  private:
   bool process(std::span<const float> logits, std::span<const TokenId> tokens);
+  // The token and its log-probability, not yet taken; or why there is none.
+  Next choose(int position, std::span<const float> logits, std::span<const TokenId> tokens);
   // Where the constraint allows none: why not.
   std::optional<Next> forbid(std::span<const float>& logits);
   void take(Next& next);
@@ -83,6 +88,8 @@ class Continuation {
   StreamDecoder decoder_;
   StopMatcher stops_;
   std::vector<float> processed_;  // [vocabulary]
+  std::optional<Next> prepared_;  // of prepared_at_
+  int prepared_at_ = 0;
   int reply_tokens_ = 0;
   int forced_in_row_ = 0;
   std::string failure_;

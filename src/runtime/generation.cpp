@@ -11,8 +11,11 @@ constexpr std::size_t kMostAhead = 64;
 
 }  // namespace
 
-Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& options, Continuation::Parts parts)
-    : with_logprobs_(options.logprobs), continuation_(prompt.size(), options, std::move(parts)) {
+Generation::Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const GenerateCallbacks& callbacks,
+                       Continuation::Parts parts)
+    : with_logprobs_(options.logprobs),
+      is_followed_(callbacks.on_text || callbacks.on_prefill),
+      continuation_(prompt.size(), options, std::move(parts)) {
   reply_.prompt_ids = std::move(prompt);
   reply_.usage.prompt_tokens = static_cast<int>(reply_.prompt_ids.size());
 }
@@ -24,6 +27,7 @@ void Generation::on_admitted(const Admission& admission) {
 
 void Generation::on_progress(int done, int total) {
   reply_.usage.prefilled_tokens = done - reply_.usage.reused_tokens;
+  if (!is_followed_) return;
   {
     const std::lock_guard lock(mutex_);
     progress_done_ = done;
@@ -36,6 +40,7 @@ void Generation::on_progress(int done, int total) {
 void Generation::show(std::string text) {
   if (text.empty()) return;
   reply_.text += text;
+  if (!is_followed_) return;
   {
     const std::lock_guard lock(mutex_);
     new_text_.push_back({std::move(text), reply_.ids.size()});

@@ -18,10 +18,15 @@ namespace dalsegno {
 class Generation final : public Request {
  public:
   // Requires: as of Continuation.
-  Generation(std::vector<TokenId> prompt, const GenerateOptions& options, Continuation::Parts parts);
+  // callbacks: those that wait() will be given.
+  Generation(std::vector<TokenId> prompt, const GenerateOptions& options, const GenerateCallbacks& callbacks,
+             Continuation::Parts parts);
 
   void on_admitted(const Admission& admission) override;
   void on_progress(int done, int total) override;
+  void prepare(int position, std::span<const float> logits, std::span<const TokenId> tokens) override {
+    continuation_.prepare(position, logits, tokens);
+  }
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override;
   void on_finished(Result<FinishReason> outcome) override;
   bool wants_more() override;
@@ -43,6 +48,7 @@ class Generation final : public Request {
 
   // Constant after construction.
   const bool with_logprobs_;
+  const bool is_followed_;  // else nobody is woken before the end
   const Clock::time_point started_ = Clock::now();
 
   // Engine thread until on_finished, the caller's after.

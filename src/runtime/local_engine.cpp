@@ -242,7 +242,7 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
   DALSEGNO_TRY(check_options(options));
   DALSEGNO_ASSIGN(constrained, constrain(options, prompt));
   std::vector<TokenId> tokens(prompt.begin(), prompt.end());
-  auto generation = std::make_shared<Generation>(tokens, options, continuing(std::move(constrained)));
+  auto generation = std::make_shared<Generation>(tokens, options, callbacks, continuing(std::move(constrained)));
   const int last = static_cast<int>(tokens.size()) - 1;
   std::vector<Work> work;
   work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt, options.retention});

@@ -41,7 +41,7 @@ inline Decision ended(Decision append, FinishReason reason) {
   return {Decision::Kind::finish, 0, reason, std::move(append.forced)};
 }
 
-// What the scheduler calls as it works on a sequence. All but cancel() run on the engine thread
+// What the scheduler calls as it works on a sequence. All but prepare() and cancel() run on the engine thread
 // and must not block. on_finished comes exactly once, last.
 class Request {
  public:
@@ -53,9 +53,14 @@ class Request {
   virtual void on_progress(int /*done*/, int /*total*/) {}
   // Before on_logits(): what Model::logits_of() makes these logits from.
   virtual void on_hidden(std::span<const float> /*hidden*/) {}
+  // Before on_logits() with the same values, or not at all: what may be done beside other requests. Any thread, while
+  // the engine's waits.
+  virtual void prepare(int /*position*/, std::span<const float> /*logits*/, std::span<const TokenId> /*tokens*/) {}
   // tokens: the sequence so far, so tokens.size() - 1 >= position. Each wanted position comes once, ascending.
   virtual Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) = 0;
   virtual void on_finished(Result<FinishReason> outcome) = 0;
+  // A step that had a part of the sequence is over, and others may go on: what was noted for readers can be told.
+  virtual void on_step_end() {}
   // Of Work::hold, before on_finished: how many tokens are held, or why none are.
   virtual void on_held(const Result<int>& /*tokens*/) {}
 

@@ -331,7 +331,8 @@ void Scheduler::step() {
     settle();
     return;
   }
-  const Step step{step_tokens_, step_sequences_, logit_rows_};
+  const Step step{step_tokens_, step_sequences_, logit_rows_,
+                  [this](int index, std::span<const float> logits) { prepare(index, logits); }};
   const auto begin = std::chrono::steady_clock::now();
   parts_.model->forward(step, [this](int index, std::span<const float> logits, std::span<const float> hidden) {
     deliver(index, logits, hidden);
@@ -366,6 +367,7 @@ void Scheduler::step() {
     const bool all_known = sequence->table.tokens() == static_cast<int>(tokens.size());
     if (all_known && sequence->next_logit >= static_cast<int>(tokens.size())) sequence->finished = true;
   }
+  for (Sequence* sequence : in_step_) sequence->work.request->on_step_end();
   settle();
 }
 
@@ -514,6 +516,18 @@ void Scheduler::add_rows(Sequence& sequence, int rows) {
     if (first_position + i >= sequence.next_logit) logit_rows_.push_back(sequence.first_row + i);
   }
   in_step_.push_back(&sequence);
+}
+
+// Where a sequence wants several rows, what it does with one depends on what became of those before.
+void Scheduler::prepare(int index, std::span<const float> logits) {
+  const auto at = static_cast<std::size_t>(index);
+  const auto owner = [&](std::size_t i) { return row_owner_[static_cast<std::size_t>(logit_rows_[i])]; };
+  Sequence& sequence = *owner(at);
+  const bool alone =
+      (at == 0 || owner(at - 1) != &sequence) && (at + 1 == logit_rows_.size() || owner(at + 1) != &sequence);
+  if (!alone || sequence.finished) return;
+  const int position = sequence.table.tokens() + logit_rows_[at] - sequence.first_row;
+  sequence.work.request->prepare(position, logits, sequence.work.tokens);
 }
 
 void Scheduler::deliver(int index, std::span<const float> logits, std::span<const float> hidden) {

@@ -150,6 +150,7 @@ class Scheduler {
   void give_up(Sequence& sequence, Error why);
   void preempt(Sequence& sequence);
   void add_rows(Sequence& sequence, int rows);
+  void prepare(int index, std::span<const float> logits);
   void deliver(int index, std::span<const float> logits, std::span<const float> hidden);
   void settle();
   void finish(Sequence& sequence);

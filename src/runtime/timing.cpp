@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "dalsegno/diagnostics.hpp"
 #include "runtime/local_engine.hpp"
@@ -16,8 +18,9 @@ using Clock = std::chrono::steady_clock;
 class Decoding final : public Waiter {
  public:
   explicit Decoding(int steps) : steps_(steps) {}
+  void prepare(int, std::span<const float> logits, std::span<const TokenId>) override { prepared_ = argmax(logits); }
   Decision on_logits(int, std::span<const float> logits, std::span<const TokenId>) override {
-    const TokenId token = argmax(logits);
+    const TokenId token = prepared_ ? *std::exchange(prepared_, std::nullopt) : argmax(logits);
     last = Clock::now();
     if (taken_++ == 0) first = last;
     return {taken_ > steps_ ? Decision::Kind::finish : Decision::Kind::append, token, FinishReason::length};
@@ -28,6 +31,7 @@ class Decoding final : public Waiter {
 
  private:
   const int steps_;
+  std::optional<TokenId> prepared_;
   int taken_ = 0;
 };
 

@@ -42,7 +42,7 @@ void Sampler::lower(TokenId id, double by) {
 // Judged here, since penalties may take a logit as low without forbidding its token.
 void Sampler::add_bias(Choice& choice) {
   for (const auto& [id, bias] : options_.logit_bias) lower(id, -static_cast<double>(bias));
-  choice.forbidden = logits_[static_cast<std::size_t>(argmax(logits_))] == -kLargest;
+  choice.forbidden = std::ranges::all_of(logits_, [](float logit) { return logit == -kLargest; });
 }
 
 // Each token among the last repeat_last ones is made less likely once, however often it occurs.

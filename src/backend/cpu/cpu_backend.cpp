@@ -11,6 +11,7 @@
 
 #include "backend/cpu/cpu_attention.hpp"
 #include "backend/cpu/cpu_objects.hpp"
+#include "backend/cpu/cpu_products.hpp"
 #include "backend/cpu/cpu_rope.hpp"
 #include "backend/cpu/host_memory.hpp"
 #include "base/float_state.hpp"
@@ -24,20 +25,11 @@ namespace {
 constexpr int kLogitRows = 32;
 // Fewer rows than this are not worth waking the pool for norms and gates.
 constexpr int kParallelRows = 4;
-// Up to this many rows a product is limited by memory: each thread reads one contiguous run of
-// panels. Beyond, panels are handed out in small shares for balance.
-constexpr int kStreamingRows = 8;
-constexpr int kSharesPerThread = 6;
-// Rows of a share: a panel of few rows less ends a product sooner on the last thread, and many tiles of up to six
-// rows still find the panel in L1.
-constexpr int kShareRows = 120;
 // Products of few rows more than kStreamingRows leave memory idle: meanwhile the K/V that the next layer's attention
 // reads are prefetched, unless there are so many rows that attention is bound by arithmetic as well. Per layer at
 // most what the caches may hold until then.
 constexpr int kAheadRows = 64;
 constexpr std::size_t kAheadBytes = 8U << 20;
-// Logits of a share: what their thread still has in L2 when it looks for values that are not finite.
-constexpr std::size_t kLogitShareBytes = 512U << 10;
 // Packed by a thread between two looks at whether loading was cancelled: a millisecond, or ten from a slow disk.
 constexpr std::size_t kLoadBytes = 1U << 20;
 // Bytes per row, panel and group of k. Kernels fetch the next panel first: from 16 rows on that much room is left.
@@ -67,7 +59,8 @@ class CpuBackend final : public Backend {
         weights_(budget, MemoryKind::weights),
         work_(budget, MemoryKind::work),
         tables_(budget, MemoryKind::work),
-        attention_(pool, kernels) {}
+        attention_(pool, kernels),
+        products_(pool, kernels) {}
 
   Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
   Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) override;
@@ -87,12 +80,10 @@ class CpuBackend final : public Backend {
   void norm_heads(Buffer& qkv, const Vector& q_norm, const Vector& k_norm, float eps,
                   const AttentionConfig& config) override;
   void linear(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) override {
-    multiply(as<const CpuActivations>(a), rows(), as<const CpuWeight>(w), bias, as<CpuBuffer>(y).values,
-             as<CpuBuffer>(y).columns, false);
+    multiply(a, w, bias, y, false);
   }
   void linear_add(const Activations& a, const Weight& w, const Vector* bias, Buffer& y) override {
-    multiply(as<const CpuActivations>(a), rows(), as<const CpuWeight>(w), bias, as<CpuBuffer>(y).values,
-             as<CpuBuffer>(y).columns, true);
+    multiply(a, w, bias, y, true);
   }
   void rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) override;
   void keep_logit_rows(Buffer& x, const AttentionConfig& config) override;
@@ -117,10 +108,9 @@ class CpuBackend final : public Backend {
   // body(r) for every row, on one thread if there are few.
   template <class Body>
   void each_row(int count, const Body& body);
-  void multiply(const CpuActivations& a, int m, const CpuWeight& w, const Vector* bias, float* y, int y_columns,
-                bool add);
-  void multiply_head(const CpuActivations& a, int m, const CpuWeight& w);
-  void multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin, int end) const;
+  template <class Body>
+  void prepare_rows(int count, const Body& body);
+  void multiply(const Activations& a, const Weight& w, const Vector* bias, Buffer& y, bool add);
   Result<QuantRows> make_quant_rows(std::size_t count, int columns);
   void list_ahead(int slice);
   void look_ahead(int layer);
@@ -136,6 +126,7 @@ class CpuBackend final : public Backend {
   HostArena work_;    // buffers of a step: nothing in them outlives it
   HostArena tables_;  // of RoPE
   CpuAttention attention_;
+  CpuProducts products_;
   float* logits_ = nullptr;                           // [kLogitRows, vocabulary]
   std::array<std::atomic<bool>, kLogitRows> finite_;  // of the rows of logits_
   std::unique_ptr<Activations> head_in_;
@@ -336,6 +327,16 @@ void CpuBackend::each_row(int count, const Body& body) {
   });
 }
 
+// body(i) for rows of logits, of which one may take many times as long as another.
+template <class Body>
+void CpuBackend::prepare_rows(int count, const Body& body) {
+  if (count == 1) return body(0);
+  std::atomic<int> next{0};
+  pool_.run([&](int, int) {
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(i);
+  });
+}
+
 // row: among those that the step has now.
 void CpuBackend::fail(int row, const char* why) {
   const auto at = static_cast<std::size_t>(row);
@@ -390,92 +391,12 @@ void CpuBackend::norm_heads(Buffer& qkv, const Vector& q_norm, const Vector& k_n
   });
 }
 
-void CpuBackend::multiply_panels(GemmArgs args, const CpuWeight& w, const float* bias, float* y, int begin,
-                                 int end) const {
-  for (const CpuWeight::Part& part : w.parts) {
-    const int panels = part.matrix.panels;
-    if (begin < panels && end > 0) {
-      args.w = &part.matrix;
-      args.panel_begin = std::max(begin, 0);
-      args.panel_end = std::min(end, panels);
-      args.c = y + part.first_column;
-      args.bias = bias != nullptr ? bias + part.first_column : nullptr;
-      kernels_.gemm(args);
-    }
-    begin -= panels;
-    end -= panels;
-  }
-}
-
-void CpuBackend::multiply(const CpuActivations& a, int m, const CpuWeight& w, const Vector* bias, float* y,
-                          int y_columns, bool add) {
-  GemmArgs args;
-  args.quant = a.quant;
-  args.x = a.values;
-  args.m = m;
-  args.c_stride = static_cast<std::size_t>(y_columns);
-  args.add = add;
+void CpuBackend::multiply(const Activations& a, const Weight& w, const Vector* bias, Buffer& y, bool add) {
+  const auto& weight = as<const CpuWeight>(w);
+  const auto& out = as<CpuBuffer>(y);
   const float* offsets = bias != nullptr ? static_cast<const CpuVector*>(bias)->values : nullptr;
-  if (m <= kStreamingRows) {
-    pool_.run([&](int part, int parts) {
-      multiply_panels(args, w, offsets, y, w.panels * part / parts, w.panels * (part + 1) / parts);
-    });
-    return;
-  }
-  const int share = std::max(1, w.panels / (pool_.threads() * kSharesPerThread));
-  const int shares = (w.panels + share - 1) / share;
-  const int blocks = (m + kShareRows - 1) / kShareRows;
-  const Ahead ahead = take_ahead(m, w);
-  std::atomic<int> next{0};
-  pool_.run([&](int, int) {
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < shares * blocks;) {
-      const int begin = i / blocks * share;
-      const int first = i % blocks * kShareRows;
-      GemmArgs part = args;
-      part.m = std::min(kShareRows, m - first);
-      part.ahead = ahead;
-      part.ahead.pages += ahead.count * i / (shares * blocks);
-      part.ahead.count = ahead.count * (i + 1) / (shares * blocks) - ahead.count * i / (shares * blocks);
-      part.quant = a.quant.from(first);
-      part.x = a.values + static_cast<std::size_t>(first) * static_cast<std::size_t>(a.columns);
-      float* out = y + static_cast<std::size_t>(first) * static_cast<std::size_t>(y_columns);
-      multiply_panels(part, w, offsets, out, begin, std::min(begin + share, w.panels));
-    }
-  });
-}
-
-// logits_ and finite_ of m rows. Whoever computes a share of the columns looks at them, while they are in its cache.
-// Requires: the head is one matrix.
-void CpuBackend::multiply_head(const CpuActivations& a, int m, const CpuWeight& w) {
-  GemmArgs args;
-  args.quant = a.quant;
-  args.x = a.values;
-  args.m = m;
-  args.c_stride = static_cast<std::size_t>(w.n);
-  for (int i = 0; i < m; ++i) finite_[static_cast<std::size_t>(i)] = true;
-  const std::size_t panel_bytes = static_cast<std::size_t>(m) * kPanelColumns * sizeof(float);
-  const int most = std::max(1, static_cast<int>(kLogitShareBytes / panel_bytes));
-  const int shares = std::max(pool_.threads(), (w.panels + most - 1) / most);
-  const auto bounds = [&](std::int64_t share) { return static_cast<int>(w.panels * share / shares); };
-  std::atomic<int> next{0};
-  const auto compute = [&](int share) {
-    const int begin = bounds(share);
-    const int end = bounds(share + 1);
-    multiply_panels(args, w, nullptr, logits_, begin, end);
-    const int first = begin * kPanelColumns;
-    const int columns = std::min(end * kPanelColumns, w.n) - first;
-    for (int i = 0; i < m && columns > 0; ++i) {
-      const float* row = logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(w.n) + first;
-      if (!kernels_.all_finite(row, columns)) finite_[static_cast<std::size_t>(i)] = false;
-    }
-  };
-  pool_.run([&](int part, int parts) {
-    if (m <= kStreamingRows) {  // each thread one run
-      for (int i = shares * part / parts; i < shares * (part + 1) / parts; ++i) compute(i);
-      return;
-    }
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < shares;) compute(i);
-  });
+  products_.multiply(as<const CpuActivations>(a), rows(), weight, {offsets, out.values, out.columns, add},
+                     take_ahead(rows(), weight));
 }
 
 void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) {
@@ -563,16 +484,22 @@ void CpuBackend::logits(const Buffer& x, const Vector& w, float eps, const Weigh
       kernels_.rms_norm(in.row(row_of(i)), norm_weights.values, norm_weights.n, eps, act.row(i));
       quantise(act, i, row_of(i), "the last hidden state is NaN or infinite");
     });
-    multiply_head(act, count, matrix);
+    products_.multiply_head(act, count, matrix, logits_, finite_);
     const auto logits_of = [&](int i) {
-      return logits_ + static_cast<std::size_t>(i) * static_cast<std::size_t>(matrix.n);
+      const auto columns = static_cast<std::size_t>(matrix.n);
+      return std::span<const float>(logits_ + static_cast<std::size_t>(i) * columns, columns);
     };
     for (int i = 0; i < count; ++i) {
       if (!finite_[static_cast<std::size_t>(i)]) fail(row_of(i), "a logit is NaN or infinite");
     }
+    if (step_.prepare) {
+      prepare_rows(count, [&](int i) {
+        const auto row = static_cast<std::size_t>(step_.logit_rows[static_cast<std::size_t>(first + i)]);
+        if (failed_[row] == nullptr) step_.prepare(first + i, logits_of(i));
+      });
+    }
     for (int i = 0; i < count; ++i) {
-      sink(first + i, {logits_of(i), static_cast<std::size_t>(matrix.n)},
-           {in.row(row_of(i)), static_cast<std::size_t>(in.columns)});
+      sink(first + i, logits_of(i), {in.row(row_of(i)), static_cast<std::size_t>(in.columns)});
     }
   }
 }

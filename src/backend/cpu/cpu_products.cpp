@@ -1,0 +1,113 @@
+#include "backend/cpu/cpu_products.hpp"
+
+#include <algorithm>
+
+namespace dalsegno {
+namespace {
+
+// A unit of a product of more rows than kStreamingRows is one panel by some rows: what the last thread may be behind
+// when the others are done. Of few rows small units: a product takes 50 us or so. Of many rows as many as find the
+// panel in L1 in the end.
+constexpr int kFewRows = 96;
+constexpr int kUnitRowsOfFew = 18;
+constexpr int kUnitRows = 120;
+// Logits of a unit: what its thread still has in L2 when it looks for values that are not finite.
+constexpr std::size_t kLogitUnitBytes = 128U << 10;
+
+// Panel `panel` of all parts, empty beyond the last.
+std::span<const std::byte> panel_at(const CpuWeight& w, int panel) {
+  for (const CpuWeight::Part& part : w.parts) {
+    const PackedMatrix& matrix = part.matrix;
+    if (panel < matrix.panels) {
+      return {matrix.data + static_cast<std::size_t>(panel) * matrix.panel_bytes, matrix.panel_bytes};
+    }
+    panel -= matrix.panels;
+  }
+  return {};
+}
+
+GemmArgs all_rows(const CpuActivations& a, int m, int columns, bool add) {
+  GemmArgs args;
+  args.quant = a.quant;
+  args.x = a.values;
+  args.m = m;
+  args.c_stride = static_cast<std::size_t>(columns);
+  args.add = add;
+  return args;
+}
+
+}  // namespace
+
+void CpuProducts::multiply_panels(GemmArgs args, const CpuWeight& w, const Output& y, int begin, int end) const {
+  for (const CpuWeight::Part& part : w.parts) {
+    const int panels = part.matrix.panels;
+    if (begin < panels && end > 0) {
+      args.w = &part.matrix;
+      args.panel_begin = std::max(begin, 0);
+      args.panel_end = std::min(end, panels);
+      args.c = y.values + part.first_column;
+      args.bias = y.bias != nullptr ? y.bias + part.first_column : nullptr;
+      kernels_.gemm(args);
+    }
+    begin -= panels;
+    end -= panels;
+  }
+}
+
+void CpuProducts::multiply(const CpuActivations& a, int m, const CpuWeight& w, const Output& y, const Ahead& ahead) {
+  const GemmArgs args = all_rows(a, m, y.columns, y.add);
+  if (m <= kStreamingRows) {
+    pool_.run([&](int part, int parts) {
+      multiply_panels(args, w, y, w.panels * part / parts, w.panels * (part + 1) / parts);
+    });
+    return;
+  }
+  const int most = m <= kFewRows ? kUnitRowsOfFew : kUnitRows;
+  const int blocks = (m + most - 1) / most;
+  const int units = w.panels * blocks;
+  runs_.reset(units);
+  pool_.run([&](int part, int) {
+    for (int i; (i = runs_.take(part)) >= 0;) {
+      const int panel = i / blocks;
+      const int block = i % blocks;
+      const int first = m * block / blocks;
+      GemmArgs unit = args;
+      unit.m = m * (block + 1) / blocks - first;
+      if (m <= kFewRows && block + 1 == blocks) unit.after = panel_at(w, panel + 1);
+      unit.ahead = ahead;
+      unit.ahead.pages += ahead.count * i / units;
+      unit.ahead.count = ahead.count * (i + 1) / units - ahead.count * i / units;
+      unit.quant = a.quant.from(first);
+      unit.x = a.values + static_cast<std::size_t>(first) * static_cast<std::size_t>(a.columns);
+      Output out = y;
+      out.values += static_cast<std::size_t>(first) * static_cast<std::size_t>(y.columns);
+      multiply_panels(unit, w, out, panel, panel + 1);
+    }
+  });
+}
+
+void CpuProducts::multiply_head(const CpuActivations& a, int m, const CpuWeight& w, float* logits,
+                                std::span<std::atomic<bool>> finite) {
+  const GemmArgs args = all_rows(a, m, w.n, false);
+  for (int i = 0; i < m; ++i) finite[static_cast<std::size_t>(i)] = true;
+  const std::size_t panel_bytes = static_cast<std::size_t>(m) * kPanelColumns * sizeof(float);
+  const int most = std::max(1, static_cast<int>(kLogitUnitBytes / panel_bytes));
+  const int units = std::max(pool_.threads(), (w.panels + most - 1) / most);
+  const auto bounds = [&](std::int64_t unit) { return static_cast<int>(w.panels * unit / units); };
+  runs_.reset(units);
+  pool_.run([&](int part, int) {
+    for (int unit; (unit = runs_.take(part)) >= 0;) {
+      const int begin = bounds(unit);
+      const int end = bounds(unit + 1);
+      multiply_panels(args, w, {.values = logits}, begin, end);
+      const int first = begin * kPanelColumns;
+      const int columns = std::min(end * kPanelColumns, w.n) - first;
+      for (int i = 0; i < m && columns > 0; ++i) {
+        const float* row = logits + static_cast<std::size_t>(i) * static_cast<std::size_t>(w.n) + first;
+        if (!kernels_.all_finite(row, columns)) finite[static_cast<std::size_t>(i)] = false;
+      }
+    }
+  });
+}
+
+}  // namespace dalsegno
