@@ -23,6 +23,7 @@ class Generation final : public Request {
   void on_admitted(const Admission& admission) override;
   void on_progress(int done, int total) override;
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override;
+  void on_drafted(int proposed, int accepted) override;
   void on_finished(Result<FinishReason> outcome) override;
   bool wants_more() override;
 
