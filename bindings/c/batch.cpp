@@ -77,6 +77,8 @@ std::unique_ptr<HeldResponse> held_response(dalsegno::BatchResponse given,
     held->cache = &held->owned.cache;
   }
   held->cache_refusal = response.cache_refusal.c_str();
+  held->proposed_tokens = response.usage.proposed_tokens;
+  held->accepted_tokens = response.usage.accepted_tokens;
   return held;
 }
 

@@ -118,6 +118,7 @@ dalsegno_generate_options plain_options(const GenerateOptions& options, std::vec
   all.urgency = options.scheduling.urgency;
   all.deadline_seconds = options.scheduling.deadline_seconds;
   all.chunk = options.chunk;
+  all.speculation = static_cast<std::int32_t>(options.speculation);
   if (options.constraint) {
     const Constraint& constraint = *options.constraint;
     all.constraint = 1 + static_cast<std::int32_t>(constraint.kind);
@@ -188,6 +189,10 @@ Result<Asked> asked(const dalsegno_generate_options* given) {
   all.options.retention = {.priority = options.priority, .ttl_seconds = options.ttl_seconds};
   all.options.scheduling = {.urgency = options.urgency, .deadline_seconds = options.deadline_seconds};
   all.options.chunk = options.chunk;
+  if (options.speculation < 0 || options.speculation > DALSEGNO_SPECULATION_OFF) {
+    return out_of_range("speculation", options.speculation);
+  }
+  all.options.speculation = static_cast<Speculation>(options.speculation);
   void* const user = options.user;
   if (const auto process = options.logits_processor) {
     all.options.logits_processor = [process, user](std::span<const TokenId> tokens, std::span<float> logits) {

@@ -288,7 +288,8 @@ std::int32_t dalsegno_session_report(const dalsegno_session* session, std::size_
     dalsegno::c::write_report(
         out, out_size,
         dalsegno_reply_report{report.turn, static_cast<std::int32_t>(report.message), dalsegno::c::plain(report.usage),
-                              dalsegno::c::plain(report.reuse), report.ttft_ms, report.tokens_per_second});
+                              dalsegno::c::plain(report.reuse), report.ttft_ms, report.tokens_per_second,
+                              report.usage.proposed_tokens, report.usage.accepted_tokens});
     return {};
   });
 }

@@ -30,6 +30,8 @@ static_assert(same(DALSEGNO_CONSTRAINT_JSON_SCHEMA - 1, Constraint::Kind::json_s
               same(DALSEGNO_CONSTRAINT_REGEX - 1, Constraint::Kind::regex) &&
               same(DALSEGNO_CONSTRAINT_LARK - 1, Constraint::Kind::lark) &&
               same(DALSEGNO_CONSTRAINT_CHOICES - 1, Constraint::Kind::choices));
+static_assert(same(DALSEGNO_SPECULATION_AUTOMATIC, Speculation::automatic) &&
+              same(DALSEGNO_SPECULATION_OFF, Speculation::off));
 static_assert(same(DALSEGNO_TOOLS_ANSWERED, ToolsEnded::answered) && same(DALSEGNO_TOOLS_ROUNDS, ToolsEnded::rounds) &&
               same(DALSEGNO_TOOLS_REPEATED, ToolsEnded::repeated) &&
               same(DALSEGNO_TOOLS_UNFINISHED, ToolsEnded::unfinished));
@@ -94,6 +96,8 @@ dalsegno_reply* new_reply(Reply reply) {
   held->reuse = plain(owned.reuse);
   held->ttft_ms = owned.ttft_ms;
   held->tokens_per_second = owned.tokens_per_second;
+  held->proposed_tokens = owned.usage.proposed_tokens;
+  held->accepted_tokens = owned.usage.accepted_tokens;
   return held.release();
 }
 

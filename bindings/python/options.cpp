@@ -171,6 +171,21 @@ void set_constraint(Asked& asked, const char* name, nb::handle value) {
   asked.options.constraint = std::move(constraint);
 }
 
+template <class E, std::size_t N>
+E named(const char* option, nb::handle value, const std::array<E, N>& all) {
+  const auto wanted = cast_option<std::string>(option, value, "a name");
+  std::string known;
+  for (const E one : all) {
+    if (wanted == name(one)) return one;
+    known += (known.empty() ? "" : ", ") + std::string(name(one));
+  }
+  throw nb::value_error((std::string(option) + ": '" + wanted + "' is none of " + known).c_str());
+}
+
+void set_speculation(Asked& asked, const char* option, nb::handle value) {
+  asked.options.speculation = named(option, value, std::array{Speculation::automatic, Speculation::off});
+}
+
 constexpr Row kRows[] = {
     {"max_tokens", set_field<&GenerateOptions::max_tokens>},
     {"stop", set_stop},
@@ -180,6 +195,7 @@ constexpr Row kRows[] = {
     {"reuse", set_field<&GenerateOptions::reuse>},
     {"salt", set_field<&GenerateOptions::salt>},
     {"chunk", set_field<&GenerateOptions::chunk>},
+    {"speculation", set_speculation},
     {"temperature", kSampling<&SamplingOptions::temperature>},
     {"top_p", kSampling<&SamplingOptions::top_p>},
     {"top_k", kSampling<&SamplingOptions::top_k>},
@@ -212,17 +228,6 @@ void set_engine(EngineOptions& options, const char* name, nb::handle value) {
   auto& field = options.*Field;
   using T = std::decay_t<decltype(field)>;
   field = cast_option<T>(name, value, wanted_of<T>());
-}
-
-template <class E, std::size_t N>
-E named(const char* option, nb::handle value, const std::array<E, N>& all) {
-  const auto wanted = cast_option<std::string>(option, value, "a name");
-  std::string known;
-  for (const E one : all) {
-    if (wanted == name(one)) return one;
-    known += (known.empty() ? "" : ", ") + std::string(name(one));
-  }
-  throw nb::value_error((std::string(option) + ": '" + wanted + "' is none of " + known).c_str());
 }
 
 template <class Set>

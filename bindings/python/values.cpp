@@ -9,16 +9,21 @@ namespace {
 void bind_usage(nb::module_& module) {
   nb::class_<Usage>(module, "Usage",
                     "In tokens. reused + prefilled = prompt, less what a cancelled prefill left undone.\n"
-                    "reply_tokens excludes an end-of-turn token.")
+                    "reply_tokens excludes an end-of-turn token. Of speculation: proposed_tokens were guessed and\n"
+                    "computed beside others, accepted_tokens of them proved right.")
       .def_ro("prompt_tokens", &Usage::prompt_tokens, "Of the whole prompt, reused ones too.")
       .def_ro("reused_tokens", &Usage::reused_tokens, "Of the prompt, taken from the cache.")
       .def_ro("prefilled_tokens", &Usage::prefilled_tokens, "Of the prompt, computed.")
       .def_ro("reply_tokens", &Usage::reply_tokens, "Generated, without an end-of-turn token.")
+      .def_ro("proposed_tokens", &Usage::proposed_tokens, "Guessed, and computed beside others.")
+      .def_ro("accepted_tokens", &Usage::accepted_tokens, "Of these, those that proved right.")
       .def("__repr__", [](const Usage& self) {
         return "Usage(prompt_tokens=" + std::to_string(self.prompt_tokens) +
                ", reused_tokens=" + std::to_string(self.reused_tokens) +
                ", prefilled_tokens=" + std::to_string(self.prefilled_tokens) +
-               ", reply_tokens=" + std::to_string(self.reply_tokens) + ")";
+               ", reply_tokens=" + std::to_string(self.reply_tokens) +
+               ", proposed_tokens=" + std::to_string(self.proposed_tokens) +
+               ", accepted_tokens=" + std::to_string(self.accepted_tokens) + ")";
       });
   nb::class_<Reuse>(module, "Reuse", "From which tier tokens were reused, and why no more.")
       .def_prop_ro(

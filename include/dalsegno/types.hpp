@@ -50,10 +50,15 @@ enum class FinishReason : std::uint8_t {
   dead_end,  // the constraint's text is not whole, but no token that it allows can be drawn
 };
 
+// Whether the next tokens of a reply are guessed, and those that prove right taken without a step of their own.
+// automatic: where, by what was guessed lately and what steps take, that is faster.
+enum class Speculation : std::uint8_t { automatic, off };
+
 // The words used in JSON and reports.
 [[nodiscard]] const char* name(KvFormat format);
 [[nodiscard]] const char* name(Stopped stopped);
 [[nodiscard]] const char* name(FinishReason reason);
+[[nodiscard]] const char* name(Speculation speculation);
 
 // In tokens. reused + prefilled = prompt, less what a cancelled prefill left undone.
 // reply_tokens excludes an end-of-turn token.
@@ -62,6 +67,9 @@ struct Usage {
   int reused_tokens = 0;
   int prefilled_tokens = 0;
   int reply_tokens = 0;
+  // Of speculation: tokens that were guessed and computed beside others, and those of them that proved right.
+  int proposed_tokens = 0;
+  int accepted_tokens = 0;
 };
 
 // From which tier tokens were reused ("ram", or "none" if none were), and why no more.
@@ -149,6 +157,7 @@ struct GenerateOptions {
   Scheduling scheduling{};
   // affects performance
   int chunk = 512;  // most prompt tokens per step
+  Speculation speculation = Speculation::automatic;
 };
 
 }  // namespace dalsegno

@@ -67,4 +67,8 @@ const char* name(FinishReason reason) {
   return "error";
 }
 
+const char* name(Speculation speculation) {
+  return speculation == Speculation::off ? "off" : "automatic";
+}
+
 }  // namespace dalsegno

@@ -75,6 +75,8 @@ class BlockPool {
   [[nodiscard]] bool was_lent(PageId page) const { return is_empty(page) || index(page) < pages_end(); }
   // How many more allocate() could lend at this moment.
   [[nodiscard]] std::uint64_t available() const;
+  // How many of these are memory already.
+  [[nodiscard]] std::uint32_t free() const { return committed_ - used_; }
   // Gives every empty extent back to the system and the budget.
   void give_back();
   [[nodiscard]] std::uint64_t committed_bytes() const { return std::uint64_t{committed_} * stride_; }

@@ -155,6 +155,13 @@ bool KvCache::Impl::could_fit(Range full, Range window) const {
          (pool->empty_available() >= empty || pool->empty_available() + index.evictable_empty() >= empty);
 }
 
+bool KvCache::Impl::lie_free(const PrefixTree& tree, Range full, Range window) const {
+  const std::uint64_t pages = pages_in(full, window);
+  const std::uint64_t blocks = full.end - full.begin;
+  const bool within_quota = tree.share == nullptr || tree.share->pages + pages <= tree.share->quota;
+  return within_quota && pool->free() >= pages && pool->empty_available() >= blocks * (pool->empty_limit() > 0 ? 1 : 0);
+}
+
 // Where some blocks hold codes and others values, what was left behind in a page need not be finite to its next user.
 std::optional<PageId> KvCache::Impl::allocate(int pages) {
   std::optional<PageId> chain = pool->allocate(pages);

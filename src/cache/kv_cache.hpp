@@ -101,6 +101,16 @@ class KvCache {
   // On failure (exhausted) the table is as before; what cannot fit evicts nothing.
   Result<void> extend(BlockTable& table, int more, int rows);
   Result<void> extend(BlockTable& table, int more) { return extend(table, more, more); }
+  // As extend(), for tokens that may prove wrong: takes only pages that lie free, so that nothing is evicted and
+  // nothing reserved for it. Returns for how many of these positions there is room. Requires: extend() made room for
+  // the first.
+  int extend_into_free(BlockTable& table, int more);
+  // Whole blocks of room beyond the last token go back. Requires: nothing will be written there before extend().
+  void give_back_room(BlockTable& table);
+  // What sequences of the table's namespace had after its tokens and then `next`, as far as it is cached and at most
+  // `most`; of several, one of those used last. Only looks: nothing counts as used.
+  [[nodiscard]] std::vector<TokenId> continuation(const BlockTable& table, std::span<const TokenId> next,
+                                                  int most) const;
   // The K/V of these tokens, the next after table.tokens(), has now been computed. Full blocks become
   // visible to others at once; where the index already holds the same block, the table takes
   // that one and gives up its own page. Requires: extend() made room for them.

@@ -55,6 +55,8 @@ struct KvCache::Impl {
   std::optional<PageId> allocate(int pages);
   [[nodiscard]] std::uint64_t pages_in(Range full, Range window) const;
   [[nodiscard]] bool could_fit(Range full, Range window) const;
+  // Whether allocate() would give them without evicting or reserving anything.
+  [[nodiscard]] bool lie_free(const PrefixTree& tree, Range full, Range window) const;
   void copy(PageId from, PageId to);
   void remove_leaf(IndexNode& leaf, PrefixIndex::Remember remember);
 

@@ -76,6 +76,39 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
   return {};
 }
 
+int KvCache::extend_into_free(BlockTable& table, int more) {
+  assert(table.is_open());
+  BlockTable::State& state = *table.state_;
+  Impl& self = *impl_;
+  const bool windows = self.checkpoints.needed();
+  const std::size_t begin = state.blocks();
+  assert(state.capacity > state.tokens && (!windows || state.window_end() == begin));
+  std::size_t end = begin;
+  for (; end < blocks_for(state.tokens + more); ++end) {
+    const Impl::Range added{begin, end + 1};
+    if (!self.lie_free(*state.tree, added, windows ? added : Impl::Range{})) break;
+  }
+  const int room = std::min(more, static_cast<int>(end) * kBlockTokens - state.tokens);
+  const Result<void> made = extend(table, room);
+  assert(made.ok());
+  return made.ok() ? room : 0;
+}
+
+void KvCache::give_back_room(BlockTable& table) {
+  assert(table.is_open());
+  BlockTable::State& state = *table.state_;
+  if (state.blocks() > blocks_for(state.tokens)) impl_->take_room_back(state);
+}
+
+std::vector<TokenId> KvCache::continuation(const BlockTable& table, std::span<const TokenId> next, int most) const {
+  assert(table.is_open());
+  const BlockTable::State& state = *table.state_;
+  std::vector<TokenId> beginning(state.partial.begin(),
+                                 state.partial.begin() + static_cast<std::ptrdiff_t>(state.partial_tokens()));
+  beginning.insert(beginning.end(), next.begin(), next.end());
+  return impl_->index.continuation(*state.at, beginning, most);
+}
+
 void KvCache::commit(BlockTable& table, std::span<const TokenId> tokens) {
   assert(table.is_open());
   BlockTable::State& state = *table.state_;

@@ -341,5 +341,51 @@ TEST_F(KvCacheTest, LimitedByTheProcessBudgetItLeavesRoomForItsOwnIndex) {
   make(10);
 }
 
+// Pages that lie free are those of an extent of eight that is memory already.
+TEST_F(KvCacheTest, RoomForWhatMayProveWrongIsWhatLiesFree) {
+  make(24);
+  finished(counting(500, 32));                  // two pages that could be evicted
+  BlockTable table = running(counting(0, 40));  // three
+  ASSERT_TRUE(cache_->extend(table, 1).ok());
+  EXPECT_EQ(cache_->extend_into_free(table, 5), 5);
+  EXPECT_EQ(table.capacity(), 48);
+  EXPECT_EQ(cache_->extend_into_free(table, 20), 20);
+  EXPECT_EQ(table.capacity(), 64);
+  EXPECT_EQ(cache_->extend_into_free(table, 100), 56);  // three more pages
+  EXPECT_EQ(cache_->stats().pages_used, 8U);
+  EXPECT_EQ(cache_->stats().pages_free, 0U);
+  EXPECT_EQ(cache_->extend_into_free(table, 100), 56);
+  fill(*cache_, table, "a", counting(0, 44));
+  cache_->give_back_room(table);
+  EXPECT_EQ(table.capacity() - table.tokens(), 0);
+  EXPECT_EQ(cache_->stats().pages_used, 5U);
+  ASSERT_TRUE(cache_->extend(table, 4).ok());
+  EXPECT_EQ(cache_->stats().pages_used, 5U);
+  EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
+  fill(*cache_, table, "a", counting(0, 48));
+  EXPECT_EQ(wrong(table, counting(0, 48)), -1);
+}
+
+TEST_F(KvCacheTest, WithinItsLastBlockASequenceKeepsItsRoom) {
+  BlockTable table = running(counting(0, 40));
+  ASSERT_TRUE(cache_->extend(table, 1).ok());
+  EXPECT_EQ(cache_->extend_into_free(table, 8), 8);
+  fill(*cache_, table, "a", counting(0, 41));
+  cache_->give_back_room(table);
+  EXPECT_EQ(table.capacity(), 48);
+}
+
+TEST_F(KvCacheTest, WhatOthersHadAfterTheseTokens) {
+  finished(counting(0, 90));
+  BlockTable table = running(counting(0, 40));
+  EXPECT_EQ(cache_->continuation(table, counting(40, 1), 20), counting(41, 20));
+  EXPECT_EQ(cache_->continuation(table, counting(40, 30), 50), counting(70, 20));
+  EXPECT_EQ(cache_->continuation(table, Tokens{39}, 20), Tokens{});
+  const BlockTable other = cache_->open(keyed("b"), counting(0, 40), 40).table;
+  EXPECT_EQ(cache_->continuation(other, counting(0, 20), 20), Tokens{});
+  const BlockTable alone = cache_->open_private();
+  EXPECT_EQ(cache_->continuation(alone, counting(0, 20), 20), Tokens{});
+}
+
 }  // namespace
 }  // namespace dalsegno::cache_test

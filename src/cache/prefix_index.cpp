@@ -218,6 +218,37 @@ PrefixIndex::Match PrefixIndex::match(const PrefixTree& tree, std::span<const To
   return match;
 }
 
+// Of those that go on after `beginning`, which are neighbours.
+const IndexNode* PrefixIndex::latest(const Siblings& siblings, std::span<const TokenId> beginning) const {
+  const IndexNode* latest = nullptr;
+  const auto size = static_cast<int>(beginning.size());
+  auto at = siblings.empty() ? siblings.end() : position(siblings, beginning);
+  for (int looked = 0; at != siblings.end() && looked < kForks; ++at, ++looked) {
+    if (shared_beginning(at->block(), beginning) < size) break;
+    if (latest == nullptr || at->seen > latest->seen) latest = &*at;
+  }
+  return latest;
+}
+
+std::vector<TokenId> PrefixIndex::continuation(const IndexNode& from, std::span<const TokenId> beginning,
+                                               int most) const {
+  std::vector<TokenId> tokens;
+  const IndexNode* at = &from;
+  for (; beginning.size() >= kWholeBlock; beginning = beginning.subspan(kWholeBlock)) {
+    at = latest(at->children, next_block(beginning));
+    if (at == nullptr) return tokens;
+  }
+  while (std::cmp_less(tokens.size(), most)) {
+    at = latest(at->children, beginning);
+    if (at == nullptr) break;
+    const auto more = at->block().subspan(beginning.size());
+    const std::size_t count = std::min(more.size(), static_cast<std::size_t>(most) - tokens.size());
+    tokens.insert(tokens.end(), more.begin(), more.begin() + static_cast<std::ptrdiff_t>(count));
+    beginning = {};
+  }
+  return tokens;
+}
+
 Stopped PrefixIndex::why(const Namespace& name_space, const PrefixTree* tree, const Match& match,
                          std::span<const TokenId> tokens) const {
   const auto matched = static_cast<std::size_t>(match.tokens());

@@ -72,6 +72,12 @@ class PrefixIndex {
   [[nodiscard]] Stopped why(const Namespace& name_space, const PrefixTree* tree, const Match& match,
                             std::span<const TokenId> tokens) const;
 
+  // What stands below `from` after `beginning`, at most `most` tokens: where it forks, one of those that requests used
+  // last. Cost: as match(), and kForks blocks looked at per block.
+  static constexpr int kForks = 8;
+  [[nodiscard]] std::vector<TokenId> continuation(const IndexNode& from, std::span<const TokenId> beginning,
+                                                  int most) const;
+
   struct Inserted {
     IndexNode* node = nullptr;  // that now stands for these tokens; for a partial block, it may hold more
     bool added = false;         // it took the page: the caller adds a reference
@@ -154,6 +160,7 @@ class PrefixIndex {
   [[nodiscard]] Siblings::const_iterator position(const Siblings& siblings, std::span<const TokenId> tokens) const;
   Siblings::const_iterator position(const Siblings& siblings, std::span<const TokenId> tokens, Nearest& best) const;
   [[nodiscard]] Nearest nearest(const Siblings& siblings, std::span<const TokenId> tokens) const;
+  [[nodiscard]] const IndexNode* latest(const Siblings& siblings, std::span<const TokenId> beginning) const;
   [[nodiscard]] bool held_elsewhere(const Namespace& name_space, std::span<const TokenId> tokens) const;
   IndexNode& take_node(IndexNode& parent, std::span<const TokenId> tokens);
   void free_node(IndexNode& node);

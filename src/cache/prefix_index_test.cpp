@@ -192,5 +192,38 @@ TEST_F(PrefixIndexTest, AMatchAmong100000SiblingsThatShareHalfABlockTakesFewComp
   }
 }
 
+TEST_F(PrefixIndexTest, WhatFollowedIsFoundFromAnywhereInABlock) {
+  make(10, 0);
+  IndexNode& first = add(*tree_, counting(0, 16));
+  IndexNode& second = add(first, counting(16, 16));
+  add(second, counting(32, 5));
+  EXPECT_EQ(index_->continuation(*tree_, {}, 3), counting(0, 3));
+  EXPECT_EQ(index_->continuation(*tree_, counting(0, 10), 100), counting(10, 27));
+  EXPECT_EQ(index_->continuation(*tree_, counting(0, 20), 14), counting(20, 14));
+  EXPECT_EQ(index_->continuation(first, counting(16, 19), 9), counting(35, 2));
+  EXPECT_EQ(index_->continuation(first, counting(16, 21), 9), Tokens{});
+  EXPECT_EQ(index_->continuation(first, Tokens{16, 18}, 9), Tokens{});
+  EXPECT_EQ(index_->continuation(*tree_, joined(counting(0, 16), {7}), 9), Tokens{});
+  EXPECT_EQ(index_->continuation(*tree_, counting(0, 10), 0), Tokens{});
+}
+
+TEST_F(PrefixIndexTest, OfSeveralThatFollowedOneUsedLastIsFoundAndNothingCountsAsUsed) {
+  make(10, 0);
+  index_->begin_request();
+  IndexNode& first = add(*tree_, counting(0, 16));
+  IndexNode& old = add(first, {1, 2, 3, 4});
+  index_->begin_request();
+  add(first, {1, 2, 5});
+  EXPECT_EQ(index_->continuation(first, Tokens{1, 2}, 9), Tokens{5});
+  index_->begin_request();
+  index_->hit(index_->match(*tree_, joined(counting(0, 16), {1, 2, 3})), 19);
+  EXPECT_EQ(index_->continuation(first, Tokens{1, 2}, 9), (Tokens{3, 4}));
+  const std::uint64_t used = old.last_use;
+  const std::uint32_t seen = first.seen;
+  EXPECT_EQ(index_->continuation(first, Tokens{1, 2}, 9), (Tokens{3, 4}));
+  EXPECT_EQ(old.last_use, used);
+  EXPECT_EQ(first.seen, seen);
+}
+
 }  // namespace
 }  // namespace dalsegno

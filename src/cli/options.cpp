@@ -257,6 +257,15 @@ void add_generation(CLI::App& app, GenerateOptions& options) {
   app.add_flag_callback(
          "--no-reuse", [&options] { options.reuse = false; }, "neither read from nor add to the cache")
       ->group(group);
+  app.add_option_function<std::string>(
+         "--speculation",
+         [&options](const std::string& text) {
+           options.speculation = text == "off" ? Speculation::off : Speculation::automatic;
+         },
+         "guess the next tokens where that is faster: auto (default) or off; never changes the reply")
+      ->check(CLI::IsMember({"auto", "off"}))
+      ->type_name("WHEN")
+      ->group(group);
   add_number(app, "--chunk", options.chunk, 1, kMostTokens, "most prompt tokens per step; never changes the reply")
       ->group(group);
 }

@@ -35,10 +35,9 @@ const char* ending(FinishReason reason) {
 }  // namespace
 
 json::object usage_json(const Usage& usage) {
-  return {{"prompt_tokens", usage.prompt_tokens},
-          {"reused_tokens", usage.reused_tokens},
-          {"prefilled_tokens", usage.prefilled_tokens},
-          {"reply_tokens", usage.reply_tokens}};
+  return {{"prompt_tokens", usage.prompt_tokens},       {"reused_tokens", usage.reused_tokens},
+          {"prefilled_tokens", usage.prefilled_tokens}, {"reply_tokens", usage.reply_tokens},
+          {"proposed_tokens", usage.proposed_tokens},   {"accepted_tokens", usage.accepted_tokens}};
 }
 
 json::object reuse_json(const Reuse& reuse) {
@@ -84,11 +83,15 @@ void DamageWarning::check(Engine& engine) {
 }
 
 std::string reply_line(const Reply& reply) {
-  const int out = reply.usage.reply_tokens;
+  const Usage& usage = reply.usage;
+  const int out = usage.reply_tokens;
   const std::string rate = reply.tokens_per_second > 0 ? fmt::format(", {:.0f} tok/s", reply.tokens_per_second) : "";
+  const std::string guessed =
+      usage.proposed_tokens > 0 ? fmt::format(", {} of {} guesses right", usage.accepted_tokens, usage.proposed_tokens)
+                                : "";
   const std::string first = reply.ttft_ms > 0 ? fmt::format(" | first token {:.0f} ms", reply.ttft_ms) : "";
-  return fmt::format("[{}{} | {} token{}{}{}]", reuse_words(reply.usage, reply.reuse), first, out, plural(out), rate,
-                     ending(reply.finish_reason));
+  return fmt::format("[{}{} | {} token{}{}{}{}]", reuse_words(usage, reply.reuse), first, out, plural(out), rate,
+                     guessed, ending(reply.finish_reason));
 }
 
 }  // namespace dalsegno::cli

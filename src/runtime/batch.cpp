@@ -10,6 +10,7 @@
 #include <set>
 
 #include "runtime/continuation.hpp"
+#include "runtime/draft_lookup.hpp"
 #include "runtime/local_engine.hpp"
 #include "runtime/prompt_cache_state.hpp"
 
@@ -73,6 +74,11 @@ class Member final : public Request {
     return decision;
   }
 
+  void on_drafted(int proposed, int accepted) override {
+    usage_.proposed_tokens += proposed;
+    usage_.accepted_tokens += accepted;
+  }
+
   void on_held(const Result<int>& tokens) override {
     if (!tokens.ok()) {
       cache_refusal_ = tokens.error().message;
@@ -111,6 +117,10 @@ class Member final : public Request {
   bool wants_more() override {
     const std::lock_guard lock(inbox_->mutex);
     return told_.size() < kMostAhead;
+  }
+  int most_wanted() override {
+    const std::lock_guard lock(inbox_->mutex);
+    return static_cast<int>(kMostAhead) - static_cast<int>(told_.size());
   }
 
   // Guarded by the inbox's mutex.
@@ -275,7 +285,9 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
                       .from = from,
                       .from_common = common,
                       .hold = member->held(),
-                      .scheduling = options.scheduling});
+                      .scheduling = options.scheduling,
+                      .drafter = drafter_for(options),
+                      .most_reply = options.max_tokens});
     }
     // Within the lock: nobody may cancel what is not submitted yet.
     impl_->engine.scheduler().submit(std::move(work));

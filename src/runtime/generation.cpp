@@ -70,6 +70,11 @@ Decision Generation::on_logits(int position, std::span<const float> logits, std:
   return decision;
 }
 
+void Generation::on_drafted(int proposed, int accepted) {
+  reply_.usage.proposed_tokens += proposed;
+  reply_.usage.accepted_tokens += accepted;
+}
+
 void Generation::on_finished(Result<FinishReason> outcome) {
   show(continuation_.rest());
   {

@@ -28,6 +28,7 @@ class Generation final : public Request {
     continuation_.prepare(position, logits, tokens);
   }
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override;
+  void on_drafted(int proposed, int accepted) override;
   void on_finished(Result<FinishReason> outcome) override;
   bool wants_more() override;
 

@@ -12,6 +12,7 @@
 #include "gguf/printable.hpp"
 #include "model/kv_layout.hpp"
 #include "model/registry.hpp"
+#include "runtime/draft_lookup.hpp"
 #include "runtime/fingerprint.hpp"
 #include "runtime/generation.hpp"
 #include "runtime/opening.hpp"
@@ -247,6 +248,8 @@ Result<Reply> LocalEngine::generate(std::span<const TokenId> prompt, const Gener
   std::vector<Work> work;
   work.push_back({generation, std::move(tokens), last, options.chunk, options.reuse, options.salt, options.retention});
   work.back().scheduling = options.scheduling;
+  work.back().drafter = drafter_for(options);
+  work.back().most_reply = options.max_tokens;
   scheduler_->submit(std::move(work));
   return generation->wait(callbacks);
 }

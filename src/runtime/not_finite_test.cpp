@@ -120,5 +120,27 @@ TEST_P(NotFinite, OnlyItsOwnQueryFailsAndNothingOfItIsKept) {
   }
 }
 
+// Guesses the poisonous token, always.
+class PoisonousGuess final : public Drafter {
+ public:
+  Draft draft(const Question& question) override {
+    return {.tokens = std::vector<TokenId>(question.most > 0 ? 3 : 0, kPoison)};
+  }
+};
+
+TEST_P(NotFinite, AWrongGuessThatOverflowsDisturbsNothing) {
+  const int last = static_cast<int>(prompts_[0].size()) - 1;
+  const auto plain = run(*engine_, prompts_[0], {.from = last, .reuse = false, .steps = 20});
+  auto guessed = std::make_shared<Recorder>(20);
+  std::vector<Work> work;
+  work.push_back(
+      {.request = guessed, .tokens = prompts_[0], .first_logit = last, .drafter = std::make_shared<PoisonousGuess>()});
+  engine_->scheduler().submit(std::move(work));
+  EXPECT_TRUE(guessed->wait().ok());
+  EXPECT_EQ(guessed->reply, plain->reply);
+  EXPECT_EQ(guessed->logits(), plain->logits());
+  check_cache(*engine_);
+}
+
 }  // namespace
 }  // namespace dalsegno

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
@@ -61,11 +62,16 @@ class Request {
   virtual void on_finished(Result<FinishReason> outcome) = 0;
   // A step that had a part of the sequence is over, and others may go on: what was noted for readers can be told.
   virtual void on_step_end() {}
+  // After a step with guesses of Work::drafter: how many there were, and how many of them the sequence now has.
+  virtual void on_drafted(int /*proposed*/, int /*accepted*/) {}
   // Of Work::hold, before on_finished: how many tokens are held, or why none are.
   virtual void on_held(const Result<int>& /*tokens*/) {}
 
   // False while whoever reads the reply is behind: no token is computed until resume().
   [[nodiscard]] virtual bool wants_more() { return true; }
+
+  // How many tokens its reader may still be behind by; guesses do not go beyond.
+  [[nodiscard]] virtual int most_wanted() { return std::numeric_limits<int>::max(); }
 
   // Any thread; takes effect before the next step. Requires: the scheduler still exists.
   void cancel() {

@@ -26,6 +26,8 @@ constexpr std::chrono::milliseconds kIdle{20};
 constexpr std::chrono::milliseconds kAskAgain{10};
 // After so many answers, others that run nothing have given up what they could.
 constexpr int kAsks = 10;
+// Of one sequence in a step. Beyond this a row costs as much as one of a prompt, and few drafts are right so far.
+constexpr int kMostGuesses = 31;
 // A deadline as far away as this, in seconds, is none: 30 years.
 constexpr double kForever = 1e9;
 
@@ -338,44 +340,59 @@ void Scheduler::step() {
     deliver(index, logits, hidden);
   });
   measure(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  audit_.earn(static_cast<int>(step_tokens_.size()));
-  const std::span<const char* const> failed = parts_.backend->failed_rows();
+  int kept = 0;
   for (Sequence* sequence : in_step_) {
-    order_.charge(sequence->claim, sequence->rows, begin);
-    const char* why = nullptr;
-    for (const char* each :
-         failed.subspan(static_cast<std::size_t>(sequence->first_row), static_cast<std::size_t>(sequence->rows))) {
-      if (why == nullptr) why = each;
-    }
-    if (why != nullptr) {
-      sequence->finished = true;
-      sequence->outcome =
-          Error{ErrorCode::numeric, fmt::format("the model cannot go on with this text: {}; its weights "
-                                                "may be damaged, or try --kv f32",
-                                                why)};
-      continue;
-    }
-    const std::vector<TokenId>& tokens = sequence->work.tokens;
-    const int done = sequence->table.tokens();
-    parts_.cache->commit(sequence->table, std::span(tokens).subspan(static_cast<std::size_t>(done),
-                                                                    static_cast<std::size_t>(sequence->rows)));
-    if (done < sequence->prompt_tokens) {
-      sequence->work.request->on_progress(std::min(sequence->table.tokens(), sequence->prompt_tokens),
-                                          sequence->prompt_tokens);
-    }
-    // A request that wants no (further) logits ends with its last token.
-    const bool all_known = sequence->table.tokens() == static_cast<int>(tokens.size());
-    if (all_known && sequence->next_logit >= static_cast<int>(tokens.size())) sequence->finished = true;
+    is_known(*sequence, sequence->rows - 1);
+    kept += sequence->known;
+    order_.charge(sequence->claim, sequence->known, begin);
+    conclude(*sequence);
   }
+  audit_.earn(kept);
   for (Sequence* sequence : in_step_) sequence->work.request->on_step_end();
   settle();
 }
 
+// Why a row failed that the sequence has; what became of wrong guesses says nothing.
+const char* Scheduler::failure(const Sequence& sequence) const {
+  const auto failed = parts_.backend->failed_rows().subspan(static_cast<std::size_t>(sequence.first_row),
+                                                            static_cast<std::size_t>(sequence.known));
+  const auto first = std::ranges::find_if(failed, [](const char* why) { return why != nullptr; });
+  return first == failed.end() ? nullptr : *first;
+}
+
+// What a step brought becomes the sequence's.
+void Scheduler::conclude(Sequence& sequence) {
+  if (const char* why = failure(sequence); why != nullptr) {
+    sequence.finished = true;
+    sequence.outcome = Error{ErrorCode::numeric, fmt::format("the model cannot go on with this text: {}; its weights "
+                                                             "may be damaged, or try --kv f32",
+                                                             why)};
+    return;
+  }
+  const std::vector<TokenId>& tokens = sequence.work.tokens;
+  const int done = sequence.table.tokens();
+  parts_.cache->commit(sequence.table, std::span(tokens).subspan(static_cast<std::size_t>(done),
+                                                                 static_cast<std::size_t>(sequence.known)));
+  if (const int proposed = static_cast<int>(sequence.guesses.size()); proposed > 0) {
+    parts_.cache->give_back_room(sequence.table);
+    sequence.work.request->on_drafted(proposed, std::max(0, sequence.known - (sequence.rows - proposed)));
+  }
+  if (done < sequence.prompt_tokens) {
+    sequence.work.request->on_progress(std::min(sequence.table.tokens(), sequence.prompt_tokens),
+                                       sequence.prompt_tokens);
+  }
+  // A request that wants no (further) logits ends with its last token.
+  const bool all_known = sequence.table.tokens() == static_cast<int>(tokens.size());
+  if (all_known && sequence.next_logit >= static_cast<int>(tokens.size())) sequence.finished = true;
+}
+
 void Scheduler::measure(double seconds) {
-  const int rows = static_cast<int>(step_tokens_.size());
-  if (reply_rows_ > 0 && rows - reply_rows_ >= kLeastChunk) {
+  const int rows = step_rows_;
+  const int of_prompts = rows - reply_rows_ - guesses_;
+  if (of_prompts == 0) step_cost_.learn(reply_rows_, guesses_, seconds);
+  if (reply_rows_ > 0 && of_prompts >= kLeastChunk) {
     // The whole step by its chunk: the chunk settles where the step, replies included, takes what it may.
-    const double each = seconds / (rows - reply_rows_);
+    const double each = seconds / of_prompts;
     chunk_token_seconds_ += (chunk_token_seconds_ > 0 ? kNewest : 1) * (each - chunk_token_seconds_);
   }
   if (rows < kMeasuredRows) return;
@@ -383,15 +400,18 @@ void Scheduler::measure(double seconds) {
   token_seconds_ += (token_seconds_ > 0 ? kNewest : 1) * (each - token_seconds_);
 }
 
-// First every sequence that decodes, then chunks of prompts in their order, while rows are left.
+// First every sequence that decodes, then chunks of prompts in their order, while rows are left; guesses where there
+// are no prompts.
 void Scheduler::compose() {
   step_tokens_.clear();
   step_sequences_.clear();
   logit_rows_.clear();
   in_step_.clear();
   row_owner_.clear();
+  step_rows_ = guesses_ = 0;
   for (SequencePtr& sequence : running_) {
     sequence->rows = 0;
+    sequence->guesses.clear();
     sequence->held = false;
   }
   std::ranges::sort(running_, [](const SequencePtr& a, const SequencePtr& b) { return a->claim.outlasts(b->claim); });
@@ -399,22 +419,66 @@ void Scheduler::compose() {
   // NOLINTNEXTLINE(modernize-loop-convert)
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    const int rows = std::min(sequence.reply_rows(), parts_.max_rows - static_cast<int>(step_tokens_.size()));
+    const int rows = std::min(sequence.reply_rows(), parts_.max_rows - step_rows_);
     if (sequence.finished || sequence.reply_rows() == 0) continue;
     sequence.held = !sequence.work.request->wants_more();
-    if (!sequence.held && rows > 0 && grow(sequence, rows)) add_rows(sequence, rows);
+    if (!sequence.held && rows > 0 && grow(sequence, rows)) take(sequence, rows);
   }
-  reply_rows_ = static_cast<int>(step_tokens_.size());
+  reply_rows_ = step_rows_;
   const int most = reply_rows_ > 0 ? std::min(parts_.max_rows, reply_rows_ + beside_replies()) : parts_.max_rows;
   for (Sequence* next = next_prompt(); next != nullptr; next = next_prompt()) {
-    const int rows = std::min({next->left(), next->work.chunk, most - static_cast<int>(step_tokens_.size())});
+    const int rows = std::min({next->left(), next->work.chunk, most - step_rows_});
     if (rows <= 0) break;
-    if (grow(*next, rows)) add_rows(*next, rows);
+    if (grow(*next, rows)) take(*next, rows);
   }
+  if (step_rows_ == reply_rows_) guess();
   for (Sequence* sequence : in_step_) {
+    add_rows(*sequence);
     step_sequences_.push_back(
         {parts_.cache->view(sequence->table), sequence->first_row, sequence->rows, sequence->table.tokens()});
   }
+}
+
+void Scheduler::take(Sequence& sequence, int rows) {
+  sequence.rows = sequence.known = rows;
+  step_rows_ += rows;
+  in_step_.push_back(&sequence);
+}
+
+void Scheduler::guess() {
+  Drafter::Step step = step_cost_.step(reply_rows_, token_seconds_);
+  for (Sequence* sequence : in_step_) {
+    if (sequence->work.drafter != nullptr) guess(*sequence, step);
+  }
+}
+
+// Adds the guesses that pay to a sequence which this step brings to its next token. They only take what is free.
+void Scheduler::guess(Sequence& sequence, Drafter::Step& step) {
+  const std::vector<TokenId>& tokens = sequence.work.tokens;
+  const int size = static_cast<int>(tokens.size());
+  if (sequence.rows != sequence.left() || sequence.next_logit != size - 1) return;
+  int most = std::min(
+      {kMostGuesses, parts_.max_rows - step_rows_, parts_.context - size, sequence.work.request->most_wanted() - 1});
+  if (sequence.work.most_reply > 0) {
+    const int drawn = size - sequence.prompt_tokens;
+    most = std::min(most, sequence.work.most_reply - drawn - 1);
+  }
+  const std::span<const TokenId> next = std::span(tokens).subspan(static_cast<std::size_t>(sequence.table.tokens()));
+  Drafter::Draft draft = sequence.work.drafter->draft(
+      {.tokens = tokens, .most = std::max(0, most), .step = step, .cached = [&](int count) {
+         return parts_.cache->continuation(sequence.table, next, count);
+       }});
+  if (draft.tokens.empty()) return;
+  const int wanted = sequence.rows + static_cast<int>(draft.tokens.size());
+  const int room = parts_.cache->extend_into_free(sequence.table, wanted);
+  draft.tokens.resize(static_cast<std::size_t>(std::min(wanted, room) - sequence.rows));
+  const int count = static_cast<int>(draft.tokens.size());
+  step.tokens += draft.expected;
+  step.seconds += count * step.guess_seconds;
+  sequence.guesses = std::move(draft.tokens);
+  sequence.rows += count;
+  step_rows_ += count;
+  guesses_ += count;
 }
 
 // The next of the prompts that have no part in this step yet.
@@ -505,17 +569,28 @@ void Scheduler::preempt(Sequence& sequence) {
   room_changed_ = false;
 }
 
-void Scheduler::add_rows(Sequence& sequence, int rows) {
-  sequence.rows = rows;
+void Scheduler::add_rows(Sequence& sequence) {
   sequence.first_row = static_cast<int>(step_tokens_.size());
   const int first_position = sequence.table.tokens();
   const auto next = sequence.work.tokens.begin() + first_position;
-  step_tokens_.insert(step_tokens_.end(), next, next + rows);
-  row_owner_.insert(row_owner_.end(), static_cast<std::size_t>(rows), &sequence);
-  for (int i = 0; i < rows; ++i) {
+  step_tokens_.insert(step_tokens_.end(), next, next + sequence.known);
+  step_tokens_.insert(step_tokens_.end(), sequence.guesses.begin(), sequence.guesses.end());
+  row_owner_.insert(row_owner_.end(), static_cast<std::size_t>(sequence.rows), &sequence);
+  for (int i = 0; i < sequence.rows; ++i) {
     if (first_position + i >= sequence.next_logit) logit_rows_.push_back(sequence.first_row + i);
   }
-  in_step_.push_back(&sequence);
+}
+
+// Whether the tokens of all rows up to this one, of the sequence's rows, are those that it now has.
+bool Scheduler::is_known(Sequence& sequence, int row) const {
+  const std::vector<TokenId>& tokens = sequence.work.tokens;
+  const auto first = static_cast<std::size_t>(sequence.table.tokens());
+  for (; sequence.known <= row; ++sequence.known) {
+    const auto at = static_cast<std::size_t>(sequence.known);
+    const TokenId computed = step_tokens_[static_cast<std::size_t>(sequence.first_row) + at];
+    if (first + at >= tokens.size() || tokens[first + at] != computed) return false;
+  }
+  return true;
 }
 
 // Where a sequence wants several rows, what it does with one depends on what became of those before.
@@ -533,8 +608,10 @@ void Scheduler::prepare(int index, std::span<const float> logits) {
 void Scheduler::deliver(int index, std::span<const float> logits, std::span<const float> hidden) {
   const std::int32_t row = logit_rows_[static_cast<std::size_t>(index)];
   Sequence& sequence = *row_owner_[static_cast<std::size_t>(row)];
-  if (sequence.finished || parts_.backend->failed_rows()[static_cast<std::size_t>(row)] != nullptr) return;
+  if (sequence.finished || !is_known(sequence, row - sequence.first_row)) return;
+  if (parts_.backend->failed_rows()[static_cast<std::size_t>(row)] != nullptr) return;
   const int position = sequence.table.tokens() + row - sequence.first_row;
+  if (position < sequence.next_logit) return;  // what follows it was forced
   std::vector<TokenId>& tokens = sequence.work.tokens;
   sequence.work.request->on_hidden(hidden);
   const Decision decision = sequence.work.request->on_logits(position, logits, tokens);

@@ -15,11 +15,13 @@
 #include "cache/block_table.hpp"
 #include "cache/kv_cache.hpp"
 #include "model/model.hpp"
+#include "runtime/drafter.hpp"
 #include "runtime/fair_order.hpp"
 #include "runtime/held_tables.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/request.hpp"
 #include "runtime/self_audit.hpp"
+#include "runtime/step_cost.hpp"
 #include "tensor/numerics_key.hpp"
 
 namespace dalsegno {
@@ -39,6 +41,8 @@ struct Work {
   std::uint64_t hold = 0;  // what it has computed at its end, unless that is an error or it was cancelled, is held
   HeldTables::Keep keep = HeldTables::Keep::pinned;
   Scheduling scheduling = {};
+  std::shared_ptr<Drafter> drafter = {};  // of this sequence alone; null: no guesses
+  int most_reply = 0;                     // tokens that a reply may have, so that no guess goes beyond; 0: unknown
   FairOrder::Clock::time_point submitted = {};  // by submit()
 };
 
@@ -52,6 +56,9 @@ struct Work {
 // with `length`.
 // While replies are under way, a step takes no more of the waiting prompts than about step_seconds' worth, by what such
 // steps took lately, but a block at least.
+// A step that only continues replies may compute guesses of what they will say as well (Drafter), in rows and free
+// pages that nothing else wants. The logits of a guess are shown to the request only if it proved right, and nothing is
+// committed of one that did not, so all that anyone sees is as without.
 // Single flight: a request whose next missing blocks a running one of the same namespace is going to compute stands
 // aside until they are there, or that one has ended; then it is admitted like any other, so that another takes over.
 // Threads: submit() and on_engine_thread() from any; everything else is the engine thread's.
@@ -110,9 +117,11 @@ class Scheduler {
     const Sequence* leader = nullptr;
     int awaits = 0;
     // Of the step being composed.
-    int rows = 0;
+    int rows = 0;  // guesses included
     int first_row = 0;
-    bool held = false;  // until its reader has caught up
+    std::vector<TokenId> guesses;  // of the last rows
+    int known = 0;                 // rows whose tokens are known to be the sequence's: the first ones
+    bool held = false;             // until its reader has caught up
     bool finished = false;
     Result<FinishReason> outcome = FinishReason::stop;
 
@@ -149,8 +158,14 @@ class Scheduler {
   bool may_wait_for_others(int tokens, int rows);
   void give_up(Sequence& sequence, Error why);
   void preempt(Sequence& sequence);
-  void add_rows(Sequence& sequence, int rows);
+  void take(Sequence& sequence, int rows);
+  void guess();
+  void guess(Sequence& sequence, Drafter::Step& step);
+  void add_rows(Sequence& sequence);
+  bool is_known(Sequence& sequence, int row) const;
+  void conclude(Sequence& sequence);
   void prepare(int index, std::span<const float> logits);
+  [[nodiscard]] const char* failure(const Sequence& sequence) const;
   void deliver(int index, std::span<const float> logits, std::span<const float> hidden);
   void settle();
   void finish(Sequence& sequence);
@@ -182,12 +197,16 @@ class Scheduler {
   std::uint64_t kept_ = 0;          // that the others know of; see ProcessMemory::set_kept()
   double token_seconds_ = 0;        // of a prompt token, lately
   double chunk_token_seconds_ = 0;  // the same in steps that continue replies as well, which it is charged with
-  int reply_rows_ = 0;              // of the step being composed: next tokens of replies
-  bool all_wait_ = false;           // for those who read their replies
-  bool room_changed_ = true;        // something ended since admission last failed
-  bool waits_for_others_ = false;   // nothing runs here, and other engines hold the memory that is wanted
-  int asked_ = 0;                   // them, since there was room; of those, only the last may lack answers
-  std::weak_ptr<int> unanswered_;   // expired when all have answered
+  StepCost step_cost_;
+  // Of the step being composed.
+  int step_rows_ = 0;
+  int reply_rows_ = 0;  // next tokens of replies
+  int guesses_ = 0;
+  bool all_wait_ = false;          // for those who read their replies
+  bool room_changed_ = true;       // something ended since admission last failed
+  bool waits_for_others_ = false;  // nothing runs here, and other engines hold the memory that is wanted
+  int asked_ = 0;                  // them, since there was room; of those, only the last may lack answers
+  std::weak_ptr<int> unanswered_;  // expired when all have answered
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;

@@ -44,7 +44,9 @@ json::value report_to_json(const ReplyReport& report) {
   const Reuse& reuse = report.reuse;
   return {{"turn", report.turn},
           {"message", report.message},
-          {"usage", {usage.prompt_tokens, usage.reused_tokens, usage.prefilled_tokens, usage.reply_tokens}},
+          {"usage",
+           {usage.prompt_tokens, usage.reused_tokens, usage.prefilled_tokens, usage.reply_tokens, usage.proposed_tokens,
+            usage.accepted_tokens}},
           {"tier", reuse.tier},
           {"stopped", static_cast<int>(reuse.stopped)},
           {"at", {reuse.at, reuse.resumed}},
@@ -62,6 +64,10 @@ ReplyReport report_from_json(const json::value& value) {
   report.turn = count(object.at("turn"));
   report.message = object.at("message").to_number<std::size_t>();
   report.usage = {count(usage.at(0)), count(usage.at(1)), count(usage.at(2)), count(usage.at(3))};
+  if (usage.size() > 4) {
+    report.usage.proposed_tokens = count(usage.at(4));
+    report.usage.accepted_tokens = count(usage.at(5));
+  }
   report.reuse.tier = object.at("tier").as_string() == "ram" ? "ram" : "none";
   report.reuse.stopped =
       static_cast<Stopped>(std::clamp(count(object.at("stopped")), 0, static_cast<int>(Stopped::off)));
@@ -161,7 +167,8 @@ json::value options_to_json(const GenerateOptions& options) {
           {"ttl_seconds", options.retention.ttl_seconds},
           {"urgency", options.scheduling.urgency},
           {"deadline_seconds", options.scheduling.deadline_seconds},
-          {"chunk", options.chunk}};
+          {"chunk", options.chunk},
+          {"speculation", static_cast<int>(options.speculation)}};
 }
 
 GenerateOptions options_from_json(const json::object& object) {
@@ -177,6 +184,9 @@ GenerateOptions options_from_json(const json::object& object) {
   options.scheduling.urgency = object.at("urgency").to_number<int>();
   options.scheduling.deadline_seconds = object.at("deadline_seconds").to_number<double>();
   options.chunk = object.at("chunk").to_number<int>();
+  if (const json::value* speculation = object.if_contains("speculation"); speculation != nullptr) {
+    options.speculation = speculation->to_number<int>() == 0 ? Speculation::automatic : Speculation::off;
+  }
   return options;
 }
 

@@ -268,6 +268,17 @@ static void test_generate(dalsegno_engine* engine) {
   options.constraint = 9;
   FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_engine_generate(engine, prompt, 40, &options, &again, error));
 
+  // Guesses change no token.
+  options = short_reply(12);
+  options.speculation = DALSEGNO_SPECULATION_OFF;
+  MUST(dalsegno_engine_generate(engine, prompt, 40, &options, &again, error));
+  CHECK(again->proposed_tokens == 0 && again->accepted_tokens == 0);
+  CHECK(again->id_count == first->id_count &&
+        memcmp(again->ids, first->ids, first->id_count * sizeof *first->ids) == 0);
+  dalsegno_reply_free(again);
+  options.speculation = 2;
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_engine_generate(engine, prompt, 40, &options, &again, error));
+
   dalsegno_explanation explanation;
   MUST(dalsegno_engine_explain(engine, prompt, 40, NULL, &explanation, sizeof explanation, error));
   CHECK(explanation.prompt_tokens == 40 && explanation.reused_tokens == 39);

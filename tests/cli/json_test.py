@@ -8,7 +8,8 @@ import program
 from program import TINY
 
 NUMBER = (int, float)
-USAGE = {"prompt_tokens": int, "reused_tokens": int, "prefilled_tokens": int, "reply_tokens": int}
+USAGE = {"prompt_tokens": int, "reused_tokens": int, "prefilled_tokens": int, "reply_tokens": int,
+         "proposed_tokens": int, "accepted_tokens": int}
 STOPPED = {"end", "cold", "diverged", "evicted", "window", "namespace", "off"}
 
 
@@ -37,6 +38,13 @@ class Json(program.ProgramTest):
         self.assert_fields(value["reuse"], {"tier": str, "stopped": str, "at": int})
         self.assertIn(value["reuse"]["stopped"], STOPPED)
         self.assertEqual(self.one_json(*words)["text"], value["text"])
+
+    def test_run_guesses_or_not_with_the_same_text(self):
+        words = ["run", "-m", TINY, "--raw", "--prompt", "one two one two one two one two", "--max-tokens", 60, "--speculation"]
+        with_guesses, without = self.one_json(*words, "auto"), self.one_json(*words, "off")
+        self.assertEqual(with_guesses["text"], without["text"])
+        self.assertLessEqual(with_guesses["usage"]["accepted_tokens"], with_guesses["usage"]["proposed_tokens"])
+        self.assertEqual(without["usage"]["proposed_tokens"], 0)
 
     def test_score(self):
         ids = list(b"a piece of text of some length")

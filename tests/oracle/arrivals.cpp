@@ -7,6 +7,7 @@
 #include <atomic>
 #include <utility>
 
+#include "oracle/guesser.hpp"
 #include "runtime/prompt_cache_state.hpp"
 
 namespace dalsegno::oracle {
@@ -35,6 +36,10 @@ class Arrivals::Arrival final : public Waiter {
     seen.tokens.push_back(likeliest(logits));
     return {Decision::Kind::append, seen.tokens.back(), FinishReason::length};
   }
+  void on_drafted(int proposed, int accepted) override {
+    right += accepted;
+    wrong += proposed - accepted;
+  }
   void on_finished(Result<FinishReason> outcome) override {
     ended_ = true;
     Waiter::on_finished(std::move(outcome));
@@ -42,6 +47,8 @@ class Arrivals::Arrival final : public Waiter {
   [[nodiscard]] bool ended() const { return ended_; }
   [[nodiscard]] const std::string& salt() const { return salt_; }
   Seen seen;
+  int right = 0;
+  int wrong = 0;
 
  private:
   const std::string salt_;
@@ -129,6 +136,7 @@ Work Arrivals::arrival() {
   work.salt = kSalts[random_.one_in(3) ? random_.below(3) : 0];
   const auto made = std::make_shared<Arrival>(random_.one_in(4) ? 0 : random_.below(kMostSteps), work.salt);
   work.request = made;
+  if (random_.one_in(2)) work.drafter = std::make_shared<Guesser>(random_.word());
   work.first_logit = random_.one_in(6) ? random_.below(length) : length - 1;
   work.chunk = random_.one_in(2) ? 512 : 1 + random_.below(40);
   work.reuse = !random_.one_in(12);
@@ -239,6 +247,8 @@ std::string Arrivals::take(Arrival& arrival) {
   const Result<FinishReason> end = arrival.wait();
   if (!end.ok()) return end.error().message;
   counts_.add("cancelled", *end == FinishReason::cancelled ? 1 : 0);
+  counts_.add("guesses right", static_cast<std::uint64_t>(arrival.right));
+  counts_.add("guesses wrong", static_cast<std::uint64_t>(arrival.wrong));
   counts_.add("tokens reused", static_cast<std::uint64_t>(arrival.admission().reused));
   counts_.add("stopped by what was evicted", arrival.admission().stopped == Stopped::evicted ? 1 : 0);
   if (arrival.seen.logits.empty()) return {};

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "oracle/guesser.hpp"
+
 namespace dalsegno::oracle {
 namespace {
 
@@ -40,7 +42,13 @@ class Conversations::Follower final : public Waiter {
     seen.tokens.push_back(likeliest(logits));
     return {Decision::Kind::append, seen.tokens.back(), FinishReason::length};
   }
+  void on_drafted(int proposed, int accepted) override {
+    right += accepted;
+    wrong += proposed - accepted;
+  }
   Seen seen;
+  int right = 0;
+  int wrong = 0;
 
  private:
   const int steps_;
@@ -179,6 +187,7 @@ std::string Conversations::batch() {
     Work one{followers.back(), std::move(tokens), from};
     one.chunk = 1 + random_.below(random_.one_in(2) ? 600 : 60);
     one.reuse = !random_.one_in(10);
+    if (random_.one_in(2)) one.drafter = std::make_shared<Guesser>(random_.word());
     if (random_.one_in(8)) one.salt = "other";
     if (random_.one_in(4)) one.scheduling.urgency = random_.below(5) - 2;
     counts_.add("requests without reuse", one.reuse ? 0 : 1);
@@ -202,6 +211,8 @@ std::string Conversations::take(const Follower& follower, Result<FinishReason> e
   const Admission& admission = follower.admission();
   counts_.add("requests");
   counts_.add("cancelled", *end == FinishReason::cancelled ? 1 : 0);
+  counts_.add("guesses right", static_cast<std::uint64_t>(follower.right));
+  counts_.add("guesses wrong", static_cast<std::uint64_t>(follower.wrong));
   counts_.add("tokens reused", static_cast<std::uint64_t>(admission.reused));
   counts_.add("resumed within a block", admission.reused % kBlockTokens > 0 ? 1 : 0);
   counts_.add("stopped by a window", admission.stopped == Stopped::window ? 1 : 0);

@@ -42,6 +42,8 @@ Counts what_must_happen() {
                  "forks",
                  "rewinds",
                  "drafts rejected",
+                 "guesses right",
+                 "guesses wrong",
                  "several sequences in a step",
                  "blocks audited",
                  "trees of llama",

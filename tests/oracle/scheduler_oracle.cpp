@@ -22,11 +22,26 @@ struct Options {
 };
 
 Counts what_must_happen() {
-  return Counts({"requests", "waves of more than 16 requests", "tokens reused", "prompts in chunks",
-                 "requests without reuse", "requests of another tenant", "requests more or less urgent",
-                 "requests with a cache", "requests that leave their cache half-way", "cancels", "cancelled",
-                 "preemptions", "blocks evicted", "stopped by what was evicted", "caches made", "caches trimmed",
-                 "caches taken from requests on their way", "caches loaded"});
+  return Counts({"requests",
+                 "waves of more than 16 requests",
+                 "tokens reused",
+                 "prompts in chunks",
+                 "requests without reuse",
+                 "requests of another tenant",
+                 "requests more or less urgent",
+                 "requests with a cache",
+                 "requests that leave their cache half-way",
+                 "cancels",
+                 "cancelled",
+                 "preemptions",
+                 "guesses right",
+                 "guesses wrong",
+                 "blocks evicted",
+                 "stopped by what was evicted",
+                 "caches made",
+                 "caches trimmed",
+                 "caches taken from requests on their way",
+                 "caches loaded"});
 }
 
 int run(const Options& options) {

@@ -54,6 +54,7 @@ class GenerateOptions(TypedDict, total=False):
     reuse: bool  # False: neither read from nor added to the cache
     salt: str  # requests of different salts share nothing
     chunk: int  # most prompt tokens per step
+    speculation: str  # guess next tokens where that is faster: "automatic" (default) or "off"; changes no token
     # (tokens, logits) -> logits or None (changed in place): numpy arrays [n] int32 and [vocabulary] float32, copies.
     # Must leave finite values. Runs on the engine's thread: it must not call the engine, and every request waits.
     logits_processor: Callable[[Any, Any], Any] | None

@@ -177,6 +177,17 @@ def test_options_are_checked_by_name_and_type(model):
         model.engine.generate("text")
 
 
+def test_guesses_change_no_token_and_are_counted(model):
+    off = model.generate(PROMPT, max_tokens=40, speculation="off")
+    guessed = [model.generate(PROMPT, max_tokens=40, speculation="automatic") for _ in range(3)]
+    assert off.usage.proposed_tokens == off.usage.accepted_tokens == 0
+    for reply in guessed:
+        assert list(reply.ids) == list(off.ids)
+        assert 0 <= reply.usage.accepted_tokens <= reply.usage.proposed_tokens
+    with pytest.raises(ValueError, match="speculation: 'on' is none of automatic, off"):
+        model.generate(PROMPT, speculation="on")
+
+
 def test_every_option_has_a_type():
     from dalsegno import _dalsegno, options
 
