@@ -105,16 +105,7 @@ Result<std::optional<TokenId>> ConstrainedText::forced() {
 }
 
 Constraints::Constraints(const Vocabulary& vocabulary, int logits, ProcessMemory& memory)
-    : vocabulary_(vocabulary), logits_(logits), memory_(memory) {
-  memory_.add(this, [this](const ProcessMemory::Cut& cut) {
-    forget(cut.target);
-    if (cut.done) cut.done();
-  });
-}
-
-Constraints::~Constraints() {
-  memory_.remove(this);
-}
+    : vocabulary_(vocabulary), logits_(logits), memory_(memory) {}
 
 void Constraints::forget(std::uint64_t target) {
   const std::lock_guard lock(mutex_);

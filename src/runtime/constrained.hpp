@@ -93,11 +93,12 @@ class Constraints {
   // Requires: both outlive it.
   Constraints(const Vocabulary& vocabulary, int logits, ProcessMemory& memory);
 
-  ~Constraints();
-
   // A text at its beginning, or as far as the prompt's last tokens take it. Errors: invalid_argument (the constraint,
   // or tokens it does not allow), exhausted (no memory for the vocabulary's trie or the grammar).
   Result<std::unique_ptr<ConstrainedText>> begin(const Constraint& constraint, std::span<const TokenId> prompt);
+  // Forgets what nobody uses, the longest unused first, until no more than `target` bytes of the budget are taken.
+  // Does not wait for compiling.
+  void forget(std::uint64_t target);
 
  private:
   // If need be, what is cached makes way. Requires: none of the locks.
@@ -106,8 +107,6 @@ class Constraints {
   Result<const Grammars*> grammars();
   std::shared_ptr<CompiledGrammar> recent(const Constraint& constraint);
   Result<GrammarInUse> compiled(const Constraint& constraint);
-  // Forgets what nobody uses, the longest unused first, until no more than `target` bytes of the budget are taken.
-  void forget(std::uint64_t target);
 
   // Constant after construction.
   const Vocabulary& vocabulary_;

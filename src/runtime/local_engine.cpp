@@ -104,6 +104,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
   }
   engine->tokenizer_ = std::move(opened);
   engine->constraints_ = std::make_unique<Constraints>(engine->vocabulary(), engine->config_.vocabulary, *memory);
+  memory->add(engine.get(), [own = engine.get()](const ProcessMemory::Cut& asked) { own->cut(asked); });
   return engine;
 }
 
@@ -126,6 +127,7 @@ LocalEngine::~LocalEngine() {
 void LocalEngine::cut(const ProcessMemory::Cut& cut) {
   scheduler_->post([this, cut](KvCache& cache) {
     if (cut.only_if_idle && memory_->is_active()) return;
+    constraints_->forget(cut.target);
     if (cut.target == 0) {
       cache.clear();
     } else {
@@ -186,7 +188,6 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   scheduler_ =
       std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows,
                                                    context_, memory_.get(), this, audit_share, options.step_ms / 1e3});
-  memory_->add(this, [this](const ProcessMemory::Cut& asked) { cut(asked); });
   return {};
 }
 
