@@ -332,6 +332,35 @@ TEST(SpeculativeGeneration, AGuessEvictsNothing) {
   engine->scheduler().on_engine_thread([&](KvCache& cache) { cache.discard(std::move(ballast)); });
 }
 
+// Its reader takes three more at any time.
+class Unhurried final : public Recorder {
+ public:
+  Unhurried() : Recorder(60) {}
+  int most_wanted() override { return 3; }
+  void on_drafted(int proposed, int accepted) override {
+    EXPECT_EQ(accepted, proposed);
+    EXPECT_LE(proposed, 2);
+    drafts += proposed > 0 ? 1 : 0;
+  }
+  int drafts = 0;
+};
+
+TEST(SpeculativeGeneration, NothingIsGuessedBeyondWhatTheReaderWants) {
+  std::mt19937 random(11);
+  const auto engine = open_engine();
+  const Tokens prompt = random_tokens(random, 30);
+  const auto plain = follow(*engine, prompt, 60);
+  auto guessed = std::make_shared<Unhurried>();
+  std::vector<Work> work;
+  work.push_back({.request = guessed, .tokens = prompt, .first_logit = 29});
+  work.back().drafter = std::make_shared<Prompter>(joined(prompt, plain->reply), Habit::right);
+  work.back().most_reply = 61;
+  engine->scheduler().submit(std::move(work));
+  EXPECT_TRUE(guessed->wait().ok());
+  EXPECT_EQ(guessed->reply, plain->reply);
+  EXPECT_GE(guessed->drafts, 15);
+}
+
 // Its reader is behind after twenty tokens.
 class Paused final : public Recorder {
  public:
