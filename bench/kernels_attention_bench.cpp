@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kHeads = 3;  // query heads per K/V head
 constexpr int kPrefillQueries = 64;
+constexpr int kCodeGroup = 64;
 
 struct FreeDeleter {
   void operator()(void* p) const { std::free(p); }
@@ -28,7 +29,10 @@ struct FreeDeleter {
 class Sequence {
  public:
   Sequence(KvFormat format, int head_dim, int keys, int spare_pages)
-      : layout_{.format = format, .layers = 1, .kv_heads = 1, .head_dim = head_dim} {
+      : layout_{.format = format, .layers = 1, .kv_heads = 1, .head_dim = head_dim, .code_group = kCodeGroup} {
+    if (is_quantised(format)) codes_ = layout_.codes();
+    const std::size_t tile = kTileKeys / kBlockTokens * 2 * kv_part_bytes(KvFormat::bf16, head_dim, 0);
+    loaded_.reset(static_cast<std::byte*>(std::aligned_alloc(64, tile)));
     const int count = (keys + kBlockTokens - 1) / kBlockTokens;
     const std::size_t bytes = layout_.page_bytes() * static_cast<std::size_t>(count + spare_pages);
     memory_.reset(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
@@ -41,8 +45,7 @@ class Sequence {
     for (std::byte* page : pages_) {
       for (int slot = 0; slot < kBlockTokens; slot++) {
         for (float& x : row) x = normal(random_);
-        kernels().store_k(row.data(), head_dim, format, page, slot);
-        kernels().store_v(row.data(), head_dim, format, page + layout_.part_bytes(), slot);
+        store(row.data(), page, slot);
       }
     }
   }
@@ -54,7 +57,7 @@ class Sequence {
     std::vector<float> q(static_cast<std::size_t>(rows_ * dim));
     for (float& x : q) x = normal(random_);
     q_.resize(q.size());
-    kernels().store_q(q.data(), rows_ * dim, layout_.format, q_.data());
+    kernels().store_q(q.data(), rows_ * dim, arithmetic(), q_.data());
     o_.reset(static_cast<float*>(std::aligned_alloc(64, q.size() * 2 * sizeof(float))));
     begin_.assign(static_cast<std::size_t>(rows_), 0);
     end_.clear();
@@ -71,7 +74,7 @@ class Sequence {
   void attend(const Kernels& level, int first_page) {
     const int last = end_.back();
     for (int chunk = 0; chunk * kChunkKeys < last; chunk++) {
-      AttentionArgs args{.format = layout_.format,
+      AttentionArgs args{.format = arithmetic(),
                          .head_dim = layout_.head_dim,
                          .pages = pages_.data() + first_page,
                          .page_count = (last + kBlockTokens - 1) / kBlockTokens,
@@ -84,7 +87,9 @@ class Sequence {
                          .end = end_.data(),
                          .chunk = chunk,
                          .scale = 1.0F / std::sqrt(static_cast<float>(layout_.head_dim)),
-                         .out = chunk == 0 ? total_.data() : part_.data()};
+                         .out = chunk == 0 ? total_.data() : part_.data(),
+                         .codes = is_quantised(layout_.format) ? &codes_ : nullptr,
+                         .loaded = loaded_.get()};
       level.attend(args);
       for (std::size_t i = 0; i < part_.size() && chunk > 0; i++) level.merge(total_[i], part_[i], layout_.head_dim);
     }
@@ -109,9 +114,22 @@ class Sequence {
 
  private:
   static const Kernels& kernels() { return *available_kernels().front(); }
+  [[nodiscard]] KvFormat arithmetic() const { return is_quantised(layout_.format) ? KvFormat::bf16 : layout_.format; }
+  void store(const float* row, std::byte* page, int slot) const {
+    std::byte* values = page + layout_.part_bytes();
+    if (is_quantised(layout_.format)) {
+      kernels().store_codes(row, codes_, KvPart::keys, page, slot);
+      kernels().store_codes(row, codes_, KvPart::values, values, slot);
+    } else {
+      kernels().store_k(row, layout_.head_dim, layout_.format, page, slot);
+      kernels().store_v(row, layout_.head_dim, layout_.format, values, slot);
+    }
+  }
 
   std::mt19937_64 random_{1};
   KvLayout layout_;
+  KvCodes codes_;  // where K/V are codes
+  std::unique_ptr<std::byte, FreeDeleter> loaded_;
   std::unique_ptr<std::byte, FreeDeleter> memory_;
   std::vector<std::byte*> pages_;
   int rows_ = 0;
@@ -141,7 +159,7 @@ void decode(benchmark::State& state, const Kernels& level, KvFormat format, int 
   const FloatState float_state;
   const auto keys = static_cast<int>(state.range(0));
   constexpr std::size_t kColdBytes = 192U << 20;
-  const std::size_t page_bytes = KvLayout{format, 1, 1, head_dim}.page_bytes();
+  const std::size_t page_bytes = KvLayout{format, 1, 1, head_dim, kCodeGroup}.page_bytes();
   Sequence cold(format, head_dim, keys, static_cast<int>(kColdBytes / page_bytes));
   cold.make_queries(1, keys);
   if (const char* wrong = cold.check(level); wrong != nullptr) return state.SkipWithError(wrong);
@@ -158,13 +176,15 @@ void decode(benchmark::State& state, const Kernels& level, KvFormat format, int 
 
 void register_all() {
   for (const Kernels* level : available_kernels()) {
-    for (KvFormat format : {KvFormat::bf16, KvFormat::f32}) {
+    for (KvFormat format : {KvFormat::bf16, KvFormat::f32, KvFormat::q8, KvFormat::q4}) {
       for (int head_dim : {64, 128, 256, 80}) {
         const std::string what = std::string(level->name) + "/" + name(format) + "/" + std::to_string(head_dim);
         const auto run = [=](auto* function) {
           return [=](benchmark::State& state) { function(state, *level, format, head_dim); };
         };
-        benchmark::RegisterBenchmark(("prefill/" + what).c_str(), run(prefill))->Arg(512)->Arg(2048);
+        if (!is_quantised(format)) {  // which prefill loads as bf16 first
+          benchmark::RegisterBenchmark(("prefill/" + what).c_str(), run(prefill))->Arg(512)->Arg(2048);
+        }
         benchmark::RegisterBenchmark(("decode/" + what).c_str(), run(decode))->Arg(1024)->Arg(4096);
       }
     }

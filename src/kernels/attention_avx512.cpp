@@ -1,6 +1,6 @@
+#include "kernels/kv_codes_avx512.hpp"
 #include "kernels/lanes_avx512.hpp"
 #include "kernels/levels.hpp"
-#include "kernels/load_tile.hpp"
 
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
@@ -18,6 +18,7 @@ alignas(64) constexpr std::byte kZeroBlock[kBlockTokens * kMaxHeadDim * sizeof(f
 
 // One step of a chain takes 4 bytes of every lane: a bf16 pair (odd product first) or an f32.
 struct Bf16 {
+  static constexpr int kBits = 16;
   static constexpr int kPerStep = 2;
   static __m512 step(__m512i x, std::uint32_t y, __m512 acc) {
     return _mm512_dpbf16_ps(acc, as_bf16(_mm512_set1_epi32(static_cast<int>(y))), as_bf16(x));
@@ -26,13 +27,23 @@ struct Bf16 {
     _mm256_store_si256(reinterpret_cast<__m256i*>(p + first_key / 2), to_bf16(x));
   }
 };
+// Codes, which become bf16 in registers: written to memory and read again they would keep few rows waiting longer than
+// their products take.
+template <int kCodeBits>
+struct Codes : Bf16 {
+  static constexpr int kBits = kCodeBits;
+};
 struct F32 {
+  static constexpr int kBits = 32;
   static constexpr int kPerStep = 1;
   static __m512 step(__m512i x, std::uint32_t y, __m512 acc) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(y))), acc);
   }
   static void store(std::uint32_t* p, int first_key, __m512 x) { _mm512_store_ps(p + first_key, x); }
 };
+
+template <class Format>
+constexpr bool kIsCodes = Format::kBits < 16;
 
 // What a group of rows needs during one chunk, in steps of 4 bytes. m, l, fade: lane i is row i.
 struct Work {
@@ -42,6 +53,12 @@ struct Work {
   alignas(64) float m[kLanes];
   alignas(64) float l[kLanes];
   alignas(64) float fade[kLanes];
+};
+
+// Scales and minima of the codes of a tile's V, of tokens in turn, as f32.
+struct ValueScales {
+  alignas(64) float scale[kTileBlocks][kMaxHeadDim / kLanes][kBlockTokens];
+  alignas(64) float minimum[kTileBlocks][kMaxHeadDim / kLanes][kBlockTokens];
 };
 
 struct Tile {
@@ -79,10 +96,122 @@ inline __attribute__((always_inline)) void chains(const std::byte* const* x, con
   }
 }
 
+// Of a block's K in codes, one group: what makes values of the tokens 0 to 7 and 8 to 15.
+template <int kBits>
+struct KeyDecoder {
+  Decoder<Level, kBits> left;
+  Decoder<Level, kBits> right;
+  void read(const std::byte* part, const KvCodes& codes, int group) {
+    const auto* scales = reinterpret_cast<const std::uint16_t*>(part + codes.scale_offset) + group * kBlockTokens;
+    const auto* minima = reinterpret_cast<const std::uint16_t*>(part + codes.minimum_offset) + group * kBlockTokens;
+    left.scale = Level::tokens(scales);
+    right.scale = Level::tokens(scales + 8);
+    if constexpr (kBits == 4) left.minimum = Level::tokens(minima);
+    if constexpr (kBits == 4) right.minimum = Level::tokens(minima + 8);
+  }
+  // 32 bytes of codes to pairs of dims.
+  void decode(const std::uint8_t* code, __m512i (&x)[8 / kBits]) const {
+    if constexpr (kBits == 8) {
+      x[0] = Level::rounded(left.of(Level::bytes(code)), right.of(Level::bytes(code + 16)));
+    } else {
+      __m512 low[2];
+      __m512 high[2];
+      Level::nibbles(code, low[0], high[0]);
+      Level::nibbles(code + 16, low[1], high[1]);
+      x[0] = Level::rounded(left.of(low[0]), right.of(low[1]));
+      x[1] = Level::rounded(left.of(high[0]), right.of(high[1]));
+    }
+  }
+};
+
+// As chains() over head_dim, of K in codes.
+template <int kBits, int kRows, int kBlocks>
+inline __attribute__((always_inline)) void code_chains(const Tile& tile, const Tile& next, const KvCodes& codes,
+                                                       const std::uint32_t* q, __m512 (&acc)[kRows][kBlocks]) {
+  constexpr int kPairs = 8 / kBits;  // of dims, in 32 bytes
+  for (int begin = 0, g = 0; begin < codes.head_dim; begin += codes.group, g++) {
+    const int end = codes.head_dim - begin < codes.group ? codes.head_dim : begin + codes.group;
+    KeyDecoder<kBits> decoder[kBlocks];
+    DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) decoder[j].read(tile.k[j], codes, g);
+    for (int d = begin; d < end; d += 2 * kPairs) {
+      const int at = d * kBlockTokens * kBits / 8;
+      DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
+        __m512i x[kPairs];
+        decoder[j].decode(reinterpret_cast<const std::uint8_t*>(tile.k[j] + at), x);
+        _mm_prefetch(next.k[j] + at, _MM_HINT_T1);
+        DALSEGNO_UNROLL for (int s = 0; s < kPairs; s++) {
+          DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+            acc[i][j] = Bf16::step(x[s], q[i * kMaxHeadDim + d / 2 + s], acc[i][j]);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <int kBits>
+void read_scales(const Tile& tile, const Tile& next, int blocks, const KvCodes& codes, ValueScales& to) {
+  const auto widened = [](const std::byte* from) {
+    const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(stored), 16));
+  };
+  constexpr int kBytes = kBlockTokens * sizeof(std::uint16_t);
+  const int groups = (codes.head_dim + codes.group - 1) / codes.group;
+  for (int b = 0; b < blocks; b++) {
+    for (int g = 0; g < groups; g++) {
+      _mm512_store_ps(to.scale[b][g], widened(tile.v[b] + codes.scale_offset + g * kBytes));
+      if (kBits == 4) _mm512_store_ps(to.minimum[b][g], widened(tile.v[b] + codes.minimum_offset + g * kBytes));
+    }
+    for (std::size_t at = codes.scale_offset; at < codes.bytes; at += 64) {
+      _mm_prefetch(next.k[b] + at, _MM_HINT_T1);
+      _mm_prefetch(next.v[b] + at, _MM_HINT_T1);
+    }
+  }
+}
+
+// As chains() over the tile's first `blocks` blocks, of V in codes, from dim d on.
+template <int kBits, int kRows, int kColumns>
+inline __attribute__((always_inline)) void code_values(const Tile& tile, const Tile& next, int blocks,
+                                                       const KvCodes& codes, int d, const ValueScales& scales,
+                                                       const std::uint32_t* p, __m512 (&acc)[kRows][kColumns]) {
+  constexpr int kBytes = kLanes * 2 * kBits / 8;  // 16 dims of two tokens
+  int group[kColumns];
+  DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) group[j] = (d + kLanes * j) / codes.group;
+  for (int b = 0; b < blocks; b++) {
+    for (int t = 0; t < kBlockTokens / 2; t++) {
+      const int at = (t * codes.head_dim + d) * 2 * kBits / 8;
+      DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
+        const auto pair = [&](const float* x) {
+          double both;
+          __builtin_memcpy(&both, x + 2 * t, sizeof both);
+          return _mm512_castpd_ps(_mm512_set1_pd(both));
+        };
+        Decoder<Level, kBits> decode;
+        decode.scale = pair(scales.scale[b][group[j]]);
+        if constexpr (kBits == 4) decode.minimum = pair(scales.minimum[b][group[j]]);
+        const auto* code = reinterpret_cast<const std::uint8_t*>(tile.v[b] + at + kBytes * j);
+        __m512 low;
+        __m512 high;
+        if constexpr (kBits == 8) {
+          low = Level::bytes(code);
+          high = Level::bytes(code + kLanes);
+        } else {
+          Level::nibbles(code, low, high);
+        }
+        const __m512i x = Level::rounded(decode.of(low), decode.of(high));
+        _mm_prefetch(next.v[b] + at + kBytes * j, _MM_HINT_T1);
+        DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+          acc[i][j] = Bf16::step(x, p[i * kMaxHeadDim + b * kBlockTokens / 2 + t], acc[i][j]);
+        }
+      }
+    }
+  }
+}
+
 // o[d .. d + 16 * kColumns) of each row, faded, and the tile's first `blocks` blocks onto it.
 template <class Format, bool kAhead, int kRows, int kColumns>
-void values(const Tile& tile, const Tile& next, int blocks, int head_dim, int d, const Work& work,
-            const AttentionState* out) {
+void values(const Tile& tile, const Tile& next, int blocks, const AttentionArgs& args, int d, const Work& work,
+            const ValueScales& scales, const AttentionState* out) {
   __m512 acc[kRows][kColumns];
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     const __m512 fade = _mm512_set1_ps(work.fade[i]);
@@ -91,14 +220,18 @@ void values(const Tile& tile, const Tile& next, int blocks, int head_dim, int d,
     }
   }
   constexpr int kSteps = kBlockTokens / Format::kPerStep;
-  for (int b = 0; b < blocks; b++) {
-    const std::byte* x[kColumns];
-    const std::byte* ahead[kColumns];
-    DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
-      x[j] = tile.v[b] + (d + kLanes * j) * 4;
-      ahead[j] = next.v[b] + (d + kLanes * j) * 4;
+  if constexpr (kIsCodes<Format>) {
+    code_values<Format::kBits, kRows, kColumns>(tile, next, blocks, *args.codes, d, scales, work.p[0], acc);
+  } else {
+    for (int b = 0; b < blocks; b++) {
+      const std::byte* x[kColumns];
+      const std::byte* ahead[kColumns];
+      DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
+        x[j] = tile.v[b] + (d + kLanes * j) * 4;
+        ahead[j] = next.v[b] + (d + kLanes * j) * 4;
+      }
+      chains<Format, kAhead, kRows, kColumns>(x, ahead, args.head_dim * 4L, work.p[0] + kSteps * b, kSteps, acc);
     }
-    chains<Format, kAhead, kRows, kColumns>(x, ahead, head_dim * 4L, work.p[0] + kSteps * b, kSteps, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) _mm512_store_ps(out[i].o + d + kLanes * j, acc[i][j]);
@@ -153,19 +286,23 @@ inline __m512 fold_rows(const __m512 (&x)[kRows]) {
 // see a key under the new maximum and leaves in `fade` what o has to be multiplied by: 1 for the other rows, whose
 // p is 0.
 template <class Format, bool kAhead, int kRows, int kBlocks>
-void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&keys)[kMaxRows], int head_dim, float scale,
+void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&keys)[kMaxRows], const AttentionArgs& args,
                    Work& work) {
   __m512 acc[kRows][kBlocks];
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) acc[i][j] = _mm512_setzero_ps();
   }
-  chains<Format, kAhead, kRows, kBlocks>(tile.k, next.k, kStep, work.q[0], head_dim / Format::kPerStep, acc);
+  if constexpr (kIsCodes<Format>) {
+    code_chains<Format::kBits, kRows, kBlocks>(tile, next, *args.codes, work.q[0], acc);
+  } else {
+    chains<Format, kAhead, kRows, kBlocks>(tile.k, next.k, kStep, work.q[0], args.head_dim / Format::kPerStep, acc);
+  }
   __m512 fold[kRows];
   unsigned seeing = 0;
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
       const auto on = static_cast<__mmask16>(keys[i] >> (kLanes * j));
-      const __m512 s = _mm512_mask_mul_ps(_mm512_set1_ps(kMinusInfinity), on, acc[i][j], _mm512_set1_ps(scale));
+      const __m512 s = _mm512_mask_mul_ps(_mm512_set1_ps(kMinusInfinity), on, acc[i][j], _mm512_set1_ps(args.scale));
       _mm512_store_ps(work.s[i] + kLanes * j, s);
       fold[i] = j == 0 ? s : _mm512_max_ps(fold[i], s);
     }
@@ -197,18 +334,19 @@ void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&key
 template <class Format, bool kAhead, int kRows, int kBlocks>
 void attend_tile(const AttentionArgs& args, int row0, int key, const std::uint64_t (&keys)[kMaxRows], bool last,
                  Work& work) {
-  Tile tile = tile_at(args, key);
+  const Tile tile = tile_at(args, key);
   const Tile next = last && args.next != nullptr ? tile_at(*args.next, args.next->chunk * kChunkKeys)
                                                  : tile_at(args, key + kTileKeys);
   const AttentionState* out = args.out + row0;
-  if (args.codes != nullptr) load_tile<load_codes>(args, next, kBlocks, tile);
-  probabilities<Format, kAhead, kRows, kBlocks>(tile, next, keys, args.head_dim, args.scale, work);
+  ValueScales scales;
+  if constexpr (kIsCodes<Format>) read_scales<Format::kBits>(tile, next, kBlocks, *args.codes, scales);
+  probabilities<Format, kAhead, kRows, kBlocks>(tile, next, keys, args, work);
   int d = 0;
   for (; d + kLanes * kWidth <= args.head_dim; d += kLanes * kWidth) {
-    values<Format, kAhead, kRows, kWidth>(tile, next, kBlocks, args.head_dim, d, work, out);
+    values<Format, kAhead, kRows, kWidth>(tile, next, kBlocks, args, d, work, scales, out);
   }
   for (; d < args.head_dim; d += kLanes) {
-    values<Format, kAhead, kRows, 1>(tile, next, kBlocks, args.head_dim, d, work, out);
+    values<Format, kAhead, kRows, 1>(tile, next, kBlocks, args, d, work, scales, out);
   }
 }
 
@@ -264,9 +402,9 @@ void attend_format(const AttentionArgs& args) {
   const int groups = (args.rows + kMaxRows - 1) / kMaxRows;
   for (int g = 0, row = 0; g < groups; g++) {  // spread evenly: 8 rows are 4 + 4, not 6 + 2
     const int rows = (args.rows - row) / (groups - g);
-    if (g == 0 && args.codes == nullptr) {  // the others find in L2 what the first has read; loading codes prefetches
+    if (kIsCodes<Format> || g == 0) {  // the others find in L2 what the first has read
       attend_group<Format, true>(args, row, rows);
-    } else {
+    } else if constexpr (!kIsCodes<Format>) {
       attend_group<Format, false>(args, row, rows);
     }
     row += rows;
@@ -276,7 +414,9 @@ void attend_format(const AttentionArgs& args) {
 }  // namespace
 
 void attend(const AttentionArgs& args) {
-  if (args.format == KvFormat::bf16) {
+  if (args.codes != nullptr) {
+    args.codes->bits == 8 ? attend_format<Codes<8>>(args) : attend_format<Codes<4>>(args);
+  } else if (args.format == KvFormat::bf16) {
     attend_format<Bf16>(args);
   } else {
     attend_format<F32>(args);

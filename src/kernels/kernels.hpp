@@ -93,8 +93,8 @@ struct AttentionArgs {
   int chunk = 0;  // keys [256*chunk, 256*chunk + 256)
   float scale = 0;
   AttentionState* out = nullptr;  // [rows]; overwritten; m = -inf where nothing is visible
-  // Where K/V are codes, `format` is bf16 and a tile is loaded when it is reached, for few rows as many times as the
-  // kernel tiles them. loaded: room for K and V of a tile in bf16, 64-byte aligned.
+  // Where K/V are codes, `format` is bf16 and a tile is decoded when it is reached, as many times as the kernel tiles
+  // the rows. loaded: room for K and V of a tile in bf16, 64-byte aligned, which a level may leave alone.
   const KvCodes* codes = nullptr;
   std::byte* loaded = nullptr;
   // What the caller attends to afterwards, or nullptr: its first keys (pages, offsets, chunk) may be prefetched.

@@ -248,9 +248,9 @@ TEST_F(KvCodesTest, TransformedTwiceIsTheSameAgain) {
 TEST_F(KvCodesTest, AttendingToCodesIsAttendingToTheirValues) {
   constexpr int kKeys = 250;
   constexpr int kBlocks = (kKeys + kBlockTokens - 1) / kBlockTokens;
-  for (const int dim : {16, 64, 80}) {
+  for (const int dim : {16, 64, 80, 256}) {
     for (const KvFormat format : {KvFormat::q8, KvFormat::q4}) {
-      const KvCodes codes = kv_codes(format, dim, 32);
+      const KvCodes codes = kv_codes(format, dim, dim == 64 ? 64 : 32);
       const std::size_t plain_part = kv_part_bytes(KvFormat::bf16, dim, 0);
       std::vector<Bytes> coded(kBlocks, Bytes(2 * codes.bytes));
       std::vector<Bytes> plain(kBlocks, Bytes(2 * plain_part));
@@ -268,7 +268,8 @@ TEST_F(KvCodesTest, AttendingToCodesIsAttendingToTheirValues) {
         coded_pages.push_back(b == 2 ? nullptr : coded[b].data());  // hidden from every row
         plain_pages.push_back(b == 2 ? nullptr : plain[b].data());
       }
-      for (const int rows : {1, 3, 6, 7, 20}) {
+      for (const int rows : {1, 2, 3, 4, 5, 6, 7, 20}) {
+        const int hidden = 16 * (rows % 4);  // the last tile has one to four blocks
         const auto count = static_cast<std::size_t>(rows);
         std::vector<std::uint16_t> q(count * static_cast<std::size_t>(dim));
         const std::vector<float> wide = row(random, rows * dim, 0);
@@ -277,11 +278,11 @@ TEST_F(KvCodesTest, AttendingToCodesIsAttendingToTheirValues) {
         std::vector<std::int32_t> end;
         for (int i = 0; i < rows; ++i) {
           begin.push_back(i % 3 == 0 ? 50 : 48 + 10 * i);
-          end.push_back(i % 4 == 3 ? 60 : kKeys - i);
+          end.push_back(i % 4 == 3 ? 60 : kKeys - hidden - i);
         }
         for (const Kernels* level : runnable_kernels()) {
-          alignas(64) static float o[2][20][80];
-          alignas(64) static std::byte tile[4 * 2 * 2 * kBlockTokens * 80];
+          alignas(64) static float o[2][20][kMaxHeadDim];
+          alignas(64) static std::byte tile[4 * 2 * 2 * kBlockTokens * kMaxHeadDim];
           AttentionState states[2][20];
           AttentionArgs args{.head_dim = dim,
                              .pages = plain_pages.data(),
