@@ -222,16 +222,16 @@ void values(const Tile& tile, const Tile& next, int blocks, const AttentionArgs&
   constexpr int kSteps = kBlockTokens / Format::kPerStep;
   if constexpr (kIsCodes<Format>) {
     code_values<Format::kBits, kRows, kColumns>(tile, next, blocks, *args.codes, d, scales, work.p[0], acc);
-    blocks = 0;
-  }
-  for (int b = 0; b < blocks; b++) {
-    const std::byte* x[kColumns];
-    const std::byte* ahead[kColumns];
-    DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
-      x[j] = tile.v[b] + (d + kLanes * j) * 4;
-      ahead[j] = next.v[b] + (d + kLanes * j) * 4;
+  } else {
+    for (int b = 0; b < blocks; b++) {
+      const std::byte* x[kColumns];
+      const std::byte* ahead[kColumns];
+      DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) {
+        x[j] = tile.v[b] + (d + kLanes * j) * 4;
+        ahead[j] = next.v[b] + (d + kLanes * j) * 4;
+      }
+      chains<Format, kAhead, kRows, kColumns>(x, ahead, args.head_dim * 4L, work.p[0] + kSteps * b, kSteps, acc);
     }
-    chains<Format, kAhead, kRows, kColumns>(x, ahead, args.head_dim * 4L, work.p[0] + kSteps * b, kSteps, acc);
   }
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     DALSEGNO_UNROLL for (int j = 0; j < kColumns; j++) _mm512_store_ps(out[i].o + d + kLanes * j, acc[i][j]);
