@@ -337,9 +337,9 @@ void CpuAttention::prepare(const Item& item, int chunk, const AttentionConfig& c
   args.scale = config.scale;
 }
 
-// Attends to K/V that are codes. Where the rows are so few that the kernel takes them at once, it loads each tile when
-// it gets there, which keeps it in L1. Otherwise: loads the blocks of the chunk that some row sees as bf16, which then
-// are args' first chunk.
+// Attends to K/V that are codes. Where the rows are so few that the kernel takes them at once, it decodes each tile
+// when it gets there. Otherwise: loads the blocks of the chunk that some row sees as bf16, which then are args' first
+// chunk.
 void CpuAttention::attend_codes(int thread, const KvLayout& layout, const Bounds& bounds, AttentionArgs& args) {
   const KvCodes codes = layout.codes();
   args.format = KvFormat::bf16;
