@@ -197,7 +197,9 @@ Reply generate(LocalEngine& engine, const Tokens& prompt, const GenerateOptions&
                const std::shared_ptr<Drafter>& drafter = nullptr) {
   auto constrained = engine.constrain(options, prompt);
   EXPECT_TRUE(constrained.ok());
-  auto generation = std::make_shared<Generation>(prompt, options, engine.continuing(std::move(constrained).value()));
+  const GenerateCallbacks nobody;
+  auto generation =
+      std::make_shared<Generation>(prompt, options, nobody, engine.continuing(std::move(constrained).value()));
   std::vector<Work> work;
   work.push_back({.request = generation,
                   .tokens = prompt,
@@ -206,7 +208,7 @@ Reply generate(LocalEngine& engine, const Tokens& prompt, const GenerateOptions&
                   .drafter = drafter,
                   .most_reply = options.max_tokens});
   engine.scheduler().submit(std::move(work));
-  auto reply = generation->wait({});
+  auto reply = generation->wait(nobody);
   EXPECT_TRUE(reply.ok()) << (reply.ok() ? "" : reply.error().message);
   return reply.ok() ? std::move(reply).value() : Reply{};
 }
