@@ -5,7 +5,7 @@
 use crate::schema_expand::Expansion;
 use crate::schema_forms::{any, less, Claim, Form, Goal, Number, Text};
 use crate::schema_text::{self, Patterns};
-use referencing::{Draft, Registry};
+use referencing::{Draft, Error, Registry};
 use serde_json::{json, Map, Value};
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,12 +14,19 @@ const MOST_GOALS: usize = 3_000;
 /// Of a number of values that stand in place of a set.
 const MOST_VALUES: usize = 5_000;
 
+fn target(error: &Error) -> String {
+    match error {
+        Error::Unretrievable { uri, .. } => uri.strip_prefix(ROOT).unwrap_or(uri).to_string(),
+        other => other.to_string(),
+    }
+}
+
 pub fn rewritten(schema: &Value) -> Result<Value, String> {
     let draft = Draft::default().detect(schema).map_err(|e| e.to_string())?;
     let resource = draft.create_resource(schema.clone());
     let base = resource.id().unwrap_or(ROOT).to_string();
     let registry = Registry::try_new(&base, resource)
-        .map_err(|e| format!("a reference in it leads nowhere, and nothing is fetched: {e}"))?;
+        .map_err(|e| format!("a reference in it leads nowhere, and nothing is fetched: {}", target(&e)))?;
     let at = registry.try_resolver(&base).map_err(|e| e.to_string())?;
     let found = at.lookup("").map_err(|e| e.to_string())?;
     let (node, at, draft) = found.into_inner();
