@@ -84,9 +84,9 @@ void Generation::on_finished(Result<FinishReason> outcome) {
   changed_.notify_one();
 }
 
-bool Generation::wants_more() {
+int Generation::most_wanted() {
   const std::lock_guard lock(mutex_);
-  return new_text_.size() < kMostAhead;
+  return static_cast<int>(kMostAhead) - static_cast<int>(new_text_.size());
 }
 
 // False once a callback has asked for the end.

@@ -30,7 +30,8 @@ class Generation final : public Request {
   Decision on_logits(int position, std::span<const float> logits, std::span<const TokenId> tokens) override;
   void on_drafted(int proposed, int accepted) override;
   void on_finished(Result<FinishReason> outcome) override;
-  bool wants_more() override;
+  bool wants_more() override { return most_wanted() > 0; }
+  int most_wanted() override;
 
   // Runs the callbacks on this thread until the reply is done.
   Result<Reply> wait(const GenerateCallbacks& callbacks);
