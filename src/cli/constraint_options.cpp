@@ -2,19 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
+#include <utility>
 
 #include "cli/options.hpp"
+#include "cli/terminal.hpp"
 
 namespace dalsegno::cli {
 namespace {
 
 std::string read_text(const std::string& option, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file) wrong_usage(fmt::format("{}: '{}' cannot be read", option, path));
-  return text;
+  Result<std::string> text = read_all(path);
+  if (!text.ok()) wrong_usage(fmt::format("{}: {}", option, text.error().message));
+  return std::move(text).value();
 }
 
 // A reply has one form at most.

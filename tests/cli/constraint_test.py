@@ -64,6 +64,7 @@ class Constraints(program.ProgramTest):
 
     def test_wrong_usage(self):
         self.assert_error(2, [*RUN, "--json-schema", self.folder / "absent"], "absent")
+        self.assert_error(2, [*RUN, "--grammar", self.folder], "Is a directory")
         self.assert_error(2, [*RUN, "--choice", "a", "--regex", "b"], "give one of")
 
 
