@@ -12,6 +12,7 @@ mod schema_compound;
 mod schema_expand;
 mod schema_forms;
 mod schema_keywords;
+mod schema_numbers;
 mod schema_rewrite;
 mod schema_text;
 mod sentence_piece;
