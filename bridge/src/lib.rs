@@ -11,6 +11,7 @@ mod grammar_tokens;
 mod schema_compound;
 mod schema_expand;
 mod schema_forms;
+mod schema_ids;
 mod schema_keywords;
 mod schema_numbers;
 mod schema_rewrite;
