@@ -383,6 +383,21 @@ TEST(Constrained, WhatGrowsWhenItIsRewrittenHasRoomOrIsRefused) {
   EXPECT_EQ(generate(*engine, prompt, options).finish_reason, FinishReason::length);
 }
 
+TEST(Constrained, AGrammarThatATextMadeTooLargeFailsNobodyElse) {
+  const auto engine = open_engine();
+  std::mt19937 random(16);
+  const auto prompt = random_tokens(random, 10);
+  GenerateOptions options = constrained(Constraint::regex("(a{1,1000}){1,1000}"));
+  options.sampling.logit_bias.emplace_back('a', 1e30F);
+  options.max_tokens = 3;
+  const Reply before = generate(*engine, prompt, options);
+  GenerateOptions grows = options;
+  grows.max_tokens = 900;
+  const auto failed = engine->generate(prompt, grows, {});
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(generate(*engine, prompt, options).ids, before.ids);
+}
+
 TEST(Constrained, ManyThreadsEachGetTheirForm) {
   const auto engine = open_engine();
   const auto all = forms();
