@@ -7,6 +7,8 @@
 use crate::failure::{Code, Failure};
 use crate::grammar_gbnf::{is_gbnf, to_lark};
 use crate::grammar_tokens::GrammarTokens;
+use crate::schema_ids::{has_addresses_inside, settle};
+use crate::schema_numbers::check_all;
 use crate::schema_rewrite::rewritten;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -26,9 +28,8 @@ const MOST_MEMBERS: usize = 500;
 const MOST_ELEMENTS: usize = 5_000;
 /// Of a schema, but for the strings of lists: 30 us to compile, and 600 bytes, each.
 const MOST_VALUES: usize = 10_000;
-/// A schema that is taken apart must not come to more than this, or this many times what it was.
+/// A schema that is taken apart must not grow by more: what is reserved beside its text, 24 MiB, has room for that and a lexer.
 const LONGEST_REWRITTEN: usize = 1 << 16;
-const MOST_TIMES_LONGER: usize = 4;
 /// Measured of compiled grammars beside their lexers: at most 130 bytes for each byte of text.
 const BYTES_PER_BYTE: usize = 192;
 /// Address space; what compiling does not reach is never touched.
@@ -86,8 +87,10 @@ impl Source<'_> {
         self.check_size()?;
         match self {
             Source::JsonSchema(text) => {
-                let schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
+                let mut schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
                 check_schema(&schema, &mut 0).map_err(|reason| self.refused(reason))?;
+                check_all(&schema).map_err(|reason| self.refused(reason))?;
+                settle(&mut schema).map_err(|reason| self.refused(reason))?;
                 Ok(TopLevelGrammar::from_json_schema(laid_out(schema)))
             }
             Source::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
@@ -198,18 +201,24 @@ impl Grammars {
         Ok(Follower { matcher: Matcher::new(Ok(parser.clone())), shared: Arc::new(Compiled { parser, compiled }) })
     }
 
-    /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words.
+    /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words. So is one with addresses
+    /// inside: llguidance takes a reference that it was led to as one from where it was led from.
     /// With the length of the text that was compiled.
     fn parser(&self, mut grammar: TopLevelGrammar, size: usize) -> Result<(TokenParser, usize), String> {
         let schema = grammar.grammars.first().and_then(|first| first.json_schema.clone());
-        let refused = match self.factory.create_parser(grammar.clone()) {
-            Ok(parser) => return Ok((parser, size)),
-            Err(e) => reason(&e),
-        };
-        let (Some(schema), false) = (schema, refused.contains(TOO_LARGE)) else { return Err(refused) };
-        let schema = rewritten(&schema)?;
+        let addresses = schema.as_ref().is_some_and(has_addresses_inside);
+        if !addresses {
+            let refused = match self.factory.create_parser(grammar.clone()) {
+                Ok(parser) => return Ok((parser, size)),
+                Err(e) => reason(&e),
+            };
+            if schema.is_none() || refused.contains(TOO_LARGE) {
+                return Err(refused);
+            }
+        }
+        let schema = rewritten(&schema.unwrap_or_default())?;
         let longer = schema.to_string().len();
-        if longer > LONGEST_REWRITTEN.max(size * MOST_TIMES_LONGER) {
+        if longer > size + LONGEST_REWRITTEN {
             return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
         }
         grammar.grammars[0].json_schema = Some(schema);

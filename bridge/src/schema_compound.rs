@@ -148,7 +148,7 @@ impl<'r> Writer<'r> {
             let goal = places.at(place)?.clone();
             for before in 0..place {
                 let both: Goal = goal.iter().chain(&places.goals[before]).cloned().collect();
-                if self.goal(&both)?.is_some() {
+                if !self.expansion.is_impossible(&both)? {
                     return Ok(place);
                 }
             }

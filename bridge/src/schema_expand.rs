@@ -8,6 +8,7 @@ use crate::schema_keywords::{
     array, count, list, member_is, names, nothing_of, number, one_element, string, text, types,
 };
 use crate::schema_keywords::{unseen, with, words, Expanded, Words, FALSE};
+use crate::schema_numbers::check_small;
 use crate::schema_text::{self, Patterns};
 use referencing::{Draft, List, Registry, Uri};
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub struct Expansion<'r> {
     pub registry: &'r Registry,
     /// A keyword of which a negation could not be told.
     pub untold: Option<&'static str>,
+    /// How often something was told too narrowly: what is empty since then may be so for that alone.
+    pub narrowed: usize,
     seers: u32,
     work: usize,
     depth: usize,
@@ -44,7 +47,7 @@ pub struct Expansion<'r> {
 
 impl<'r> Expansion<'r> {
     pub fn new(registry: &'r Registry) -> Self {
-        Expansion { registry, untold: None, seers: 0, work: 0, depth: 0 }
+        Expansion { registry, untold: None, narrowed: 0, seers: 0, work: 0, depth: 0 }
     }
 
     pub fn spend(&mut self, work: usize) -> Result<(), String> {
@@ -119,7 +122,10 @@ impl<'r> Expansion<'r> {
     fn schema(&mut self, schema: Words<'r>, claim: &Claim<'r>, seers: &Seers) -> Expanded<'r> {
         let draft = claim.draft.detect(claim.node).map_err(|e| e.to_string())?;
         let resource = draft.create_resource_ref(claim.node);
-        let at = claim.at.in_subresource(resource).map_err(|e| e.to_string())?;
+        // What a reference led to is looked at from inside already.
+        let inside = claim.at.lookup("").is_ok_and(|found| std::ptr::eq(found.contents(), claim.node));
+        let at =
+            if inside { claim.at.clone() } else { claim.at.in_subresource(resource).map_err(|e| e.to_string())? };
         let claim = Claim { at, draft, ..claim.clone() };
         let sees = ["unevaluatedProperties", "unevaluatedItems"].iter().any(|k| schema.contains_key(*k));
         let (own, inner) = if sees && claim.holds {
@@ -135,6 +141,7 @@ impl<'r> Expansion<'r> {
                 continue;
             }
             let seen = if keyword.starts_with("unevaluated") { seers } else { &inner };
+            self.narrowed += usize::from(is_narrow(keyword, claim.holds, draft));
             let Some(more) = self.keyword(keyword, value, schema, &claim, seen, own)? else { continue };
             if !claim.holds && more.is_empty() {
                 let untold = UNTOLD.iter().find(|each| *each == keyword);
@@ -191,12 +198,17 @@ impl<'r> Expansion<'r> {
                     self.all(&constants, seers)?
                 }
             }
+            "$recursiveRef" if claim.draft != Draft::Draft201909 => return Ok(None),
             "$ref" | "$dynamicRef" | "$recursiveRef" => {
                 let target = self.target(keyword, text(value, keyword)?, claim)?;
                 self.claim(&target, seers)?
             }
             "type" => types(value, claim.holds)?,
             "dependentRequired" | "dependentSchemas" | "dependencies" => {
+                // It is none any more, but taken for one.
+                if keyword == "dependencies" && claim.draft >= Draft::Draft201909 && !claim.holds {
+                    return Ok(Some(Vec::new()));
+                }
                 self.dependent(keyword, value, claim, seers)?
             }
             _ => return self.typed(keyword, value, schema, claim, seers, own),
@@ -238,10 +250,12 @@ impl<'r> Expansion<'r> {
             (Value::Null, _) => any().into_iter().filter(|form| !matches!(form, Form::Null)).collect(),
             (Value::Bool(b), _) => any().into_iter().filter(|form| !matches!(form, Form::Bool(c) if c == b)).collect(),
             (Value::Number(n), true) => {
+                check_small(n)?;
                 let bound = Some((n.clone(), false));
                 vec![Form::Number(Number { least: bound.clone(), most: bound, ..Number::default() })]
             }
             (Value::Number(n), false) => {
+                check_small(n)?;
                 let bound = Some((n.clone(), true));
                 let mut union = or_other_types(Form::Number(Number { least: bound.clone(), ..Number::default() }));
                 union.push(Form::Number(Number { most: bound, ..Number::default() }));
@@ -327,15 +341,20 @@ impl<'r> Expansion<'r> {
     fn one_of(&mut self, claims: &[Claim<'r>], holds: bool, seers: &Seers) -> Expanded<'r> {
         let positive: Vec<_> = claims.iter().map(|claim| Claim { holds: true, ..claim.clone() }).collect();
         let none = unseen();
-        let unions = positive.iter().map(|claim| self.claim(claim, if holds { seers } else { &none }));
-        let unions = unions.collect::<Result<Vec<_>, _>>()?;
+        let (mut unions, mut lossy) = (Vec::new(), Vec::new());
+        for claim in &positive {
+            let was = self.narrowed;
+            unions.push(self.claim(claim, if holds { seers } else { &none })?);
+            lossy.push(self.narrowed != was);
+        }
         let mut overlaps = vec![vec![false; claims.len()]; claims.len()];
         let mut union = Vec::new();
         for i in 0..claims.len() {
             for j in 0..i {
+                let was = self.narrowed;
                 let both = self.both(unions[i].clone(), unions[j].clone())?;
                 let both = self.possible(both, LOOKS_AHEAD)?;
-                overlaps[i][j] = !both.is_empty();
+                overlaps[i][j] = !both.is_empty() || lossy[i] || lossy[j] || self.narrowed != was;
                 overlaps[j][i] = overlaps[i][j];
                 if !holds {
                     union.extend(both);
@@ -359,6 +378,13 @@ impl<'r> Expansion<'r> {
         Ok(union)
     }
 
+    /// Whether it is sure that no value is of it.
+    pub fn is_impossible(&mut self, goal: &Goal<'r>) -> Result<bool, String> {
+        let was = self.narrowed;
+        let union = self.goal(goal)?;
+        Ok(self.possible(union, LOOKS_AHEAD)?.is_empty() && self.narrowed == was)
+    }
+
     /// Without those of which it is plain that no value is of them.
     fn possible(&mut self, union: Union<'r>, levels: usize) -> Expanded<'r> {
         let mut possible = Vec::new();
@@ -377,8 +403,11 @@ impl<'r> Expansion<'r> {
         let goals: Vec<Goal<'r>> = match form {
             Form::Object(object) => {
                 let own = |name: &str| -> Goal<'r> {
-                    let mine =
-                        object.members.iter().filter(|each| matches!(&each.keys, Keys::Name(own) if own == name));
+                    let mine = object.members.iter().filter(|each| match &each.keys {
+                        Keys::Name(own) => own == name,
+                        Keys::Other(names, patterns) => patterns.is_empty() && !names.iter().any(|own| own == name),
+                        Keys::Pattern(_) | Keys::All => false,
+                    });
                     mine.filter_map(|each| each.claim.clone()).collect()
                 };
                 object.required.iter().map(|name| own(name)).collect()
@@ -393,6 +422,10 @@ impl<'r> Expansion<'r> {
             Form::Text(text) => return Ok(Patterns::default().listed(text)?.is_none_or(|listed| !listed.is_empty())),
             _ => return Ok(true),
         };
+        let is_false = |claim: &Claim| !claim.constant && claim.node.as_bool() == Some(!claim.holds);
+        if goals.iter().flatten().any(is_false) {
+            return Ok(false);
+        }
         for goal in goals.iter().filter(|goal| goal.len() > 1) {
             let union = self.goal(goal)?;
             if self.possible(union, levels - 1)?.is_empty() {
@@ -532,6 +565,16 @@ impl<'r> Expansion<'r> {
             "unevaluatedProperties" => Vec::new(),
             _ => return Ok(None),
         }))
+    }
+}
+
+/// Whether the keyword, or its negation, is told too narrowly.
+fn is_narrow(keyword: &str, holds: bool, draft: Draft) -> bool {
+    match keyword {
+        // Of a relative's, and where programs hold it to be a note.
+        "format" => true,
+        "dependencies" => draft >= Draft::Draft201909,
+        _ => !holds && UNTOLD.contains(&keyword),
     }
 }
 

@@ -5,7 +5,9 @@ use crate::schema_forms::Union;
 use crate::schema_forms::{
     of_type, Array, Claim, Contains, Elements, Form, Keys, Members, Number, Object, Seers, Text,
 };
+use crate::schema_numbers::check_small;
 use crate::schema_text;
+use referencing::Draft;
 use serde_json::{Map, Value};
 use std::rc::Rc;
 
@@ -98,6 +100,7 @@ pub fn number<'r>(
         }
     }
     let Value::Number(n) = bound else { return Err(format!("{keyword:?} in it is not a number")) };
+    check_small(n)?;
     let form = match (keyword, holds) {
         ("multipleOf", true) => Number { multiples: vec![n.clone()], ..Number::default() },
         ("multipleOf", false) => return Ok(Some(Vec::new())),
@@ -150,7 +153,11 @@ pub fn array<'r>(
         }
     };
     Ok(Some(match keyword {
-        "items" if !value.is_array() => from(sizes("prefixItems").unwrap_or(0), value),
+        "prefixItems" if claim.draft < Draft::Draft202012 => return Ok(None),
+        "items" if !value.is_array() => {
+            let start = sizes("prefixItems").filter(|_| claim.draft >= Draft::Draft202012);
+            from(start.unwrap_or(0), value)
+        }
         "items" | "prefixItems" => {
             let each = list(value, keyword)?.iter().enumerate();
             if holds {
@@ -170,7 +177,8 @@ pub fn array<'r>(
         }
         "unevaluatedItems" => Vec::new(),
         "contains" => {
-            let bound = |word: &str| schema.get(word).map(|value| count(value, word)).transpose();
+            let told = |word: &str| schema.get(word).filter(|_| claim.draft >= Draft::Draft201909);
+            let bound = |word: &str| told(word).map(|value| count(value, word)).transpose();
             let (least, most) = (bound("minContains")?.unwrap_or(1), bound("maxContains")?);
             let claim = Claim { holds: true, ..sub(value) };
             let times = |least, most| {

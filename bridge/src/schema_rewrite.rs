@@ -1,6 +1,8 @@
 //! A JSON schema in the words that llguidance has: types with bounds, alternatives of them, and references. What else a
 //! schema says (`not`, `oneOf`, `if`, `contains`, `uniqueItems`, `unevaluatedProperties`, ...) is worked into those. Where
-//! they cannot say it, what is written allows less: each document that it allows is valid.
+//! they cannot say it, what is written allows less. What the keywords say of a value is so never said too widely; numbers
+//! that doubles do not tell apart are refused. Names of members are llguidance's: one that is written with escapes, or
+//! twice, is to it another one.
 
 use crate::schema_expand::Expansion;
 use crate::schema_forms::{any, less, Claim, Form, Goal, Number, Text};
@@ -341,10 +343,101 @@ mod tests {
                 vec!["{\"c\":{\"k\":\"a\"}}"],
             ),
         ];
+        accept_and_refuse(cases.into());
+    }
+
+    const DRAFT_7: &str = "http://json-schema.org/draft-07/schema#";
+    const DRAFT_2019: &str = "https://json-schema.org/draft/2019-09/schema";
+
+    fn accept_and_refuse(cases: Vec<(Value, Vec<&str>, Vec<&str>)>) {
         for (schema, good, bad) in cases {
             assert!(accepts(&schema, &good).iter().all(|accepted| *accepted), "{schema}: not {good:?}");
             assert!(accepts(&schema, &bad).iter().all(|accepted| !*accepted), "{schema}: one of {bad:?}");
         }
+    }
+
+    // What is empty only because a negation lost alternatives is not apart from anything.
+    #[test]
+    fn alternatives_that_are_told_too_narrowly_overlap() {
+        let keys_a = json!({"type": "object", "patternProperties": {"^a": {"type": "integer"}},
+                            "additionalProperties": false, "minProperties": 1});
+        let keys_x = json!({"type": "object", "patternProperties": {"x$": {"type": "string"}}, "minProperties": 1});
+        accept_and_refuse(vec![
+            (json!({"oneOf": [{"not": {"multipleOf": 2}}, {"type": "number"}]}), vec!["4"], vec!["3", "1.5"]),
+            (
+                json!({"oneOf": [{"type": "array", "not": {"uniqueItems": true}}, {"type": "array", "minItems": 1}]}),
+                vec![],
+                vec!["[1,1]", "[]"],
+            ),
+            (
+                json!({"oneOf": [{"type": "string", "format": "json-pointer"}, {"enum": ["/\u{a7}", 1]}]}),
+                vec!["1"],
+                vec!["\"/\u{a7}\""],
+            ),
+            (
+                json!({"oneOf": [{"type": "number", "oneOf": [{"multipleOf": 2}, {"maximum": 3}]},
+                                 {"type": "number", "minimum": 5}]}),
+                vec!["4"],
+                vec!["2", "6"],
+            ),
+            (
+                json!({"type": "array", "uniqueItems": true, "items": false, "prefixItems": [keys_a, keys_x]}),
+                vec!["[{\"ab\":1}]"],
+                vec!["[{\"ab\":1},{\"ab\":1}]"],
+            ),
+            (
+                json!({"type": "array", "uniqueItems": true, "items": false, "prefixItems": [
+                    {"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": false},
+                    {"type": "object", "properties": {"b": {}}, "required": ["b"], "additionalProperties": false}]}),
+                vec!["[{\"a\":1},{\"b\":1}]"],
+                vec![],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn an_address_is_relative_to_where_it_stands_once() {
+        accept_and_refuse(vec![(
+            json!({"$schema": DRAFT_7, "$id": "http://x/root", "not": {"const": 7}, "definitions": {
+                "o": {"$id": "d/o.json", "allOf": [{"$ref": "p.json"}]},
+                "p": {"$id": "http://x/d/p.json", "type": "integer"},
+                "q": {"$id": "http://x/d/d/p.json", "type": "string"}}, "allOf": [{"$ref": "d/o.json"}]}),
+            vec!["1"],
+            vec!["\"a\"", "7"],
+        )]);
+    }
+
+    #[test]
+    fn a_keyword_says_nothing_in_drafts_before_it() {
+        accept_and_refuse(vec![
+            (
+                json!({"$schema": DRAFT_7, "type": "array", "prefixItems": [true], "items": {"type": "string"},
+                       "not": {"const": []}}),
+                vec!["[\"a\"]"],
+                vec!["[1]", "[]"],
+            ),
+            (
+                json!({"$schema": DRAFT_2019, "type": "array", "prefixItems": [true], "items": {"type": "string"},
+                       "not": {"const": []}}),
+                vec!["[\"a\"]"],
+                vec!["[1]"],
+            ),
+            (
+                json!({"$schema": DRAFT_7, "type": "array", "contains": {"const": 1}, "minContains": 0}),
+                vec!["[1]"],
+                vec!["[]"],
+            ),
+            (
+                json!({"$schema": DRAFT_7, "type": "array", "not": {"contains": {"const": 1}, "maxContains": 1}}),
+                vec!["[]", "[2]"],
+                vec!["[1,1]"],
+            ),
+            (
+                json!({"type": ["null", "object"], "oneOf": [{"dependencies": {"a": ["b"]}}, {"type": "object"}]}),
+                vec!["null"],
+                vec!["{\"a\":1}", "{}"],
+            ),
+        ]);
     }
 
     #[test]
@@ -354,6 +447,9 @@ mod tests {
         assert!(refused(json!({"items": {"type": "string"}, "uniqueItems": true, "minItems": 2, "type": "array"}))
             .starts_with("\"uniqueItems\" in it wants 2 different elements"));
         assert!(refused(json!({"$ref": "https://example.com/other"})).contains("nothing is fetched"));
+        let large = 9_007_199_254_740_993_u64;
+        assert!(refused(json!({"type": "integer", "not": {"const": large}})).contains("too large to be told"));
+        assert!(refused(json!({"type": "integer", "not": {"maximum": large}})).contains("too large to be told"));
         assert!(refused(json!({"$ref": "#"})).starts_with("it refers to itself"));
         let either = |i: usize| json!({"anyOf": [{"required": [format!("a{i}")]}, {"required": [format!("b{i}")]}]});
         let all = json!({"not": false, "type": "object", "allOf": (0..12).map(either).collect::<Vec<_>>()});

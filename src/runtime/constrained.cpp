@@ -35,6 +35,14 @@ Result<void> check(const Constraint& constraint, std::span<const TokenId> prompt
                "a constraint has either a text or, if it is of the kind choices, a list of them"};
 }
 
+Result<void> check_room(const Matcher& matcher, std::uint64_t most) {
+  DALSEGNO_ASSIGN(bytes, matcher.bytes());
+  if (bytes <= most) return {};
+  return Error{ErrorCode::invalid_argument,
+               fmt::format("the constraint cannot be used: its grammar takes {}, and {} are the limit; make it simpler",
+                           human_bytes(bytes), human_bytes(most))};
+}
+
 }  // namespace
 
 std::uint64_t CompiledGrammar::most_bytes(const Constraint& constraint) {
@@ -71,7 +79,7 @@ bool CompiledGrammar::is_used() const {
 ConstrainedText::ConstrainedText(Matcher matcher, TextState state, int vocabulary, GrammarInUse grammar,
                                  MaskThread& thread)
     : grammar_(std::move(grammar)),
-      job_(std::make_shared<MaskJob>(std::move(matcher), vocabulary, grammar_->most)),
+      job_(std::make_shared<MaskJob>(std::move(matcher), vocabulary, grammar_->most, grammar_->spent)),
       thread_(thread),
       state_(state) {}
 
@@ -94,8 +102,12 @@ Result<const TokenMask*> ConstrainedText::allowed() {
 
 Result<TextState> ConstrainedText::advance(TokenId token) {
   known_ = false;
-  DALSEGNO_ASSIGN(state, job_->matcher.consume({&token, 1}));
-  state_ = state;
+  const Result<TextState> state = job_->matcher.consume({&token, 1});
+  if (!state.ok()) {
+    grammar_->spent->store(true);  // what may come next is not at fault
+    return state.error();
+  }
+  state_ = state.value();
   return state;
 }
 
@@ -140,6 +152,7 @@ Result<const Grammars*> Constraints::grammars() {
 
 std::shared_ptr<CompiledGrammar> Constraints::recent(const Constraint& constraint) {
   const std::lock_guard lock(mutex_);
+  std::erase_if(recent_, [&](const auto& each) { return each->spent->load() && same(each->constraint, constraint); });
   const auto at = std::ranges::find_if(recent_, [&](const auto& each) { return same(each->constraint, constraint); });
   if (at == recent_.end()) return nullptr;
   std::rotate(recent_.begin(), at, at + 1);
@@ -158,6 +171,7 @@ Result<GrammarInUse> Constraints::compiled(const Constraint& constraint) {
   DALSEGNO_ASSIGN(memory, memory_.budget().reserve(MemoryKind::work, bytes, "the grammar of the constraint"));
   // Others go on meanwhile; that two compile the same at once does no harm.
   DALSEGNO_ASSIGN(matcher, grammars->compile(constraint));
+  DALSEGNO_TRY(check_room(matcher, bytes));
   auto made = std::make_shared<CompiledGrammar>(constraint, std::move(matcher), std::move(memory));
   const std::lock_guard lock(mutex_);
   recent_.push_front(made);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -27,6 +28,8 @@ class CompiledGrammar {
 
   const Constraint constraint;
   const std::uint64_t most;
+  // True once a text has come to a limit of what all its texts share: none can go on.
+  const std::shared_ptr<std::atomic<bool>> spent = std::make_shared<std::atomic<bool>>(false);
   [[nodiscard]] Result<Matcher> clone() const { return beginning_.clone(); }
   // In use from the beginning on. Errors: exhausted.
   Result<void> begin_use(MemoryBudget& budget);
@@ -105,6 +108,7 @@ class Constraints {
   void make_room(std::uint64_t bytes);
   Result<Reservation> reserve_trie();
   Result<const Grammars*> grammars();
+  // One that is spent is forgotten, so that a next text does not end by what others made of it.
   std::shared_ptr<CompiledGrammar> recent(const Constraint& constraint);
   Result<GrammarInUse> compiled(const Constraint& constraint);
 

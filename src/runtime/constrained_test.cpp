@@ -1,4 +1,5 @@
 // Replies that must have a form: what they say, that forced tokens and the cache change nothing, how they end.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -353,6 +354,48 @@ TEST(Constrained, GrammarsAreInTheMemoryBudget) {
   release_all();
   EXPECT_EQ(work(), before);
   generate(*engine, prompt, constrained(Constraint::regex("[a-c]{3}")));
+}
+
+// The rest of a grammar that is rewritten counts by what it is rewritten to: it is refused, or there is room for it.
+TEST(Constrained, WhatGrowsWhenItIsRewrittenHasRoomOrIsRefused) {
+  const auto engine = open_engine();
+  std::mt19937 random(15);
+  std::string properties;
+  for (const char name : {'a', 'b', 'c'}) {
+    std::string values;
+    for (int i = 0; i < 150; ++i) {
+      values += fmt::format("{}\"{}{:03}{}\"", i == 0 ? "" : ",", name, i, std::string(200, name));
+    }
+    properties += fmt::format("{}\"{}\":{{\"enum\":[{}]}}", properties.empty() ? "" : ",", name, values);
+  }
+  const auto schema = [&](int least) {
+    return Constraint::json_schema(fmt::format(
+        R"({{"type":"object","properties":{{{}}},"additionalProperties":false,"minProperties":{},"not":{{"required":["q"]}}}})",
+        properties, least));
+  };
+  const auto prompt = random_tokens(random, 10);
+  const auto refused = engine->generate(prompt, constrained(schema(2)), {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::invalid_argument);
+  EXPECT_THAT(refused.error().message, HasSubstr("come to too much"));
+  GenerateOptions options = constrained(schema(0), 1.0F);
+  options.max_tokens = 5;
+  EXPECT_EQ(generate(*engine, prompt, options).finish_reason, FinishReason::length);
+}
+
+TEST(Constrained, AGrammarThatATextMadeTooLargeFailsNobodyElse) {
+  const auto engine = open_engine();
+  std::mt19937 random(16);
+  const auto prompt = random_tokens(random, 10);
+  GenerateOptions options = constrained(Constraint::regex("(a{1,1000}){1,1000}"));
+  options.sampling.logit_bias.emplace_back('a', 1e30F);
+  options.max_tokens = 3;
+  const Reply before = generate(*engine, prompt, options);
+  GenerateOptions grows = options;
+  grows.max_tokens = 900;
+  const auto failed = engine->generate(prompt, grows, {});
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(generate(*engine, prompt, options).ids, before.ids);
 }
 
 TEST(Constrained, ManyThreadsEachGetTheirForm) {

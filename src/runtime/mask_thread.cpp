@@ -10,6 +10,7 @@ bool MaskJob::compute() {
   Stage expected = Stage::queued;
   if (!stage_.compare_exchange_strong(expected, Stage::running)) return false;
   state = masked();
+  if (!state.ok()) spent->store(true);
   stage_.store(Stage::done);
   stage_.notify_all();
   return true;

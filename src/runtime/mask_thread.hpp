@@ -15,13 +15,14 @@ namespace dalsegno {
 // Which tokens may follow in one text, computed by whoever comes first: the thread below, or who needs to know.
 // Threads: start() and take() from one; between them the matcher is not the caller's.
 struct MaskJob {
-  MaskJob(Matcher at, int vocabulary, std::uint64_t most)
-      : matcher(std::move(at)), allowed(vocabulary), most_bytes(most) {}
+  MaskJob(Matcher at, int vocabulary, std::uint64_t most, std::shared_ptr<std::atomic<bool>> grammar_spent)
+      : matcher(std::move(at)), allowed(vocabulary), most_bytes(most), spent(std::move(grammar_spent)) {}
 
   Matcher matcher;
   TokenMask allowed;
-  const std::uint64_t most_bytes;             // that the grammar may take
-  Result<TextState> state = TextState::open;  // of the text, or why it cannot go on
+  const std::uint64_t most_bytes;                  // that the grammar may take
+  const std::shared_ptr<std::atomic<bool>> spent;  // becomes true where the text cannot go on by a limit
+  Result<TextState> state = TextState::open;       // of the text, or why it cannot go on
 
  private:
   friend class MaskThread;

@@ -273,6 +273,62 @@ TEST_F(Grammar, BombsAreRefused) {
   EXPECT_THAT(refusal(Constraint::one_of({repeated("word ", 200000)})), HasSubstr("bytes"));
 }
 
+bool accepts(Matcher matcher, const std::string& text) {
+  for (const char c : text) {
+    const TokenId byte = static_cast<unsigned char>(c);
+    if (!matcher.consume({&byte, 1}).ok()) return false;
+  }
+  return matcher.accepts().value();
+}
+
+TEST_F(Grammar, NothingCountsBesideAReferenceUpToDraft7) {
+  const auto schema = [](const std::string& rest) {
+    return Constraint::json_schema(R"({"$schema":"http://json-schema.org/draft-07/schema#","$id":"http://x/r",)" +
+                                   rest + "}");
+  };
+  Matcher anchors = compile(schema(R"("definitions":{"y":{"$id":"#foo","type":"integer"},
+      "x":{"$id":"#foo","$ref":"#/definitions/any"},"any":{}},"allOf":[{"$ref":"#foo"}])"));
+  EXPECT_TRUE(accepts(clone(anchors), "1"));
+  EXPECT_FALSE(accepts(clone(anchors), "\"a\""));
+  Matcher addresses = compile(schema(R"("definitions":{"b":{"$id":"b.json","type":"integer"},"any":{}},
+      "allOf":[{"$ref":"#/definitions/any","allOf":[{"$id":"http://x/b.json"}]},{"$ref":"b.json"}])"));
+  EXPECT_TRUE(accepts(clone(addresses), "1"));
+  EXPECT_FALSE(accepts(clone(addresses), "\"a\""));
+  const Matcher apart = compile(schema(R"("definitions":{"any":{}},"oneOf":[
+      {"$ref":"#/definitions/any","type":"string"},{"type":"integer"}])"));
+  EXPECT_FALSE(accepts(clone(apart), "1"));
+  EXPECT_TRUE(accepts(clone(apart), "\"a\""));
+  EXPECT_THAT(refusal(schema(R"("definitions":{"b":{"$id":"b.json","type":"integer"},"any":{}},
+      "allOf":[{"$ref":"#/definitions/any","definitions":{"c":{"$id":"b.json"}}},{"$ref":"b.json"}])")),
+              HasSubstr("two schemas in it have the identifier \"http://x/b.json\""));
+}
+
+TEST_F(Grammar, AReferenceIsRelativeToTheSchemaItStandsIn) {
+  const Matcher matcher = compile(Constraint::json_schema(
+      R"({"$id":"http://x/root","$defs":{"u":{},"o":{"$id":"other.json","$defs":{"t":{"$ref":"#/$defs/u"},
+          "u":{"type":"integer"}}}},"$ref":"other.json#/$defs/t"})"));
+  EXPECT_TRUE(accepts(clone(matcher), "1"));
+  EXPECT_FALSE(accepts(clone(matcher), "\"a\""));
+}
+
+TEST_F(Grammar, NumbersThatCannotBeToldApartAreRefused) {
+  for (const char* schema :
+       {R"({"type":"integer","not":{"const":9007199254740993},"minimum":9007199254740992})",
+        R"({"type":"integer","minimum":9007199254740993})", R"({"type":"integer","exclusiveMinimum":9007199254740992})",
+        R"({"const":9007199254740993})", R"({"enum":[[9007199254740993]]})",
+        R"({"type":"number","maximum":9223372036854775807})", R"({"type":"integer","minimum":18446744073709551615})"}) {
+    EXPECT_THAT(refusal(Constraint::json_schema(schema)), HasSubstr("too large to be told")) << schema;
+  }
+  const Matcher whole = compile(Constraint::json_schema(
+      R"({"type":"integer","minimum":-9007199254740992,"maximum":9223372036854775807,"default":9007199254740993})"));
+  for (const char* good : {"9223372036854775807", "-9007199254740992", "9007199254740993"}) {
+    EXPECT_TRUE(accepts(clone(whole), good)) << good;
+  }
+  for (const char* bad : {"9223372036854775808", "-9007199254740993", "18446744073709551616"}) {
+    EXPECT_FALSE(accepts(clone(whole), bad)) << bad;
+  }
+}
+
 // What compiles, but comes to too much on the way, ends its own text.
 TEST_F(Grammar, EachStepIsBounded) {
   for (const char* pattern : {"(a{1,1000}){1,1000}", "((a{1,100}b?){1,100}c?){1,100}",
