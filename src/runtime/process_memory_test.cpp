@@ -237,24 +237,30 @@ TEST(Budget, WhatAnotherEnginePinsIsSaidInsteadOfWaitedFor) {
   EXPECT_TRUE(reply.ok()) << reply.error().message;
 }
 
-// A release is done by the engine that holds the pin; one that is slow to get round to it is waited for.
+// A release is done by the engine that holds the pin; one that is slow to get round to it is waited for, also by a
+// request that comes after another was refused.
 TEST(Budget, WhatAnotherEngineIsAboutToReleaseIsWaitedFor) {
   const auto first = open_engine();
   const auto second = open_engine();
   const Reservation taken = ballast(bytes_for(*first, 640));
   std::mt19937 random(9);
-  auto pin = first->pin(random_tokens(random, 320), "");
-  ASSERT_TRUE(pin.ok()) << pin.error().message;
-  settle(*first);
-  std::promise<void> gate;
-  first->scheduler().post([opened = gate.get_future().share()](KvCache&) { opened.wait(); });
-  pin->release();
-  auto reply = std::async(std::launch::async,
-                          [&] { return second->generate(random_tokens(random, 500), {.max_tokens = 1}, {}); });
-  EXPECT_EQ(reply.wait_for(std::chrono::milliseconds(400)), std::future_status::timeout);
-  gate.set_value();
-  const auto end = reply.get();
-  EXPECT_TRUE(end.ok()) << end.error().message;
+  for (const bool refused_before : {false, true}) {
+    auto pin = first->pin(random_tokens(random, 320), "");
+    ASSERT_TRUE(pin.ok()) << pin.error().message;
+    settle(*first);
+    const std::vector<TokenId> prompt = random_tokens(random, 500);
+    if (refused_before) {
+      ASSERT_FALSE(second->generate(prompt, {.max_tokens = 1}, {}).ok());
+    }
+    std::promise<void> gate;
+    first->scheduler().post([opened = gate.get_future().share()](KvCache&) { opened.wait(); });
+    pin->release();
+    auto reply = std::async(std::launch::async, [&] { return second->generate(prompt, {.max_tokens = 1}, {}); });
+    EXPECT_EQ(reply.wait_for(std::chrono::milliseconds(400)), std::future_status::timeout);
+    gate.set_value();
+    const auto end = reply.get();
+    EXPECT_TRUE(end.ok()) << end.error().message;
+  }
 }
 
 TEST(Budget, EnginesThatCompeteForMemoryBothComeToTheirEndWithTheSameBits) {

@@ -307,12 +307,12 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   while (!room.ok() && preempt_for(*sequence)) room = parts_.cache->extend(sequence->table, missing, rows);
   if (!room.ok()) {
     parts_.cache->close(std::move(sequence->table));
-    if (!running_.empty() || may_wait_for_others(size, rows)) return false;
+    if (!running_.empty() || may_wait_for_others(*sequence, size, rows)) return false;
     give_up(*sequence, std::move(room).error());
     sequence->work.request->on_finished(std::move(sequence->outcome));
     return true;
   }
-  asked_ = 0;
+  sequence->asks = 0;
   parts_.cache->expect_end(sequence->table, sequence->prompt_tokens);
   if (!sequence->admitted_before) {
     sequence->work.request->on_admitted({opened.reused, opened.stopped, opened.at, token_seconds_});
@@ -433,13 +433,13 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
   for (;;) {
     Result<void> room = parts_.cache->extend(sequence.table, rows);
     if (room.ok()) {
-      asked_ = 0;
+      sequence.asks = 0;
       return true;
     }
     const auto victim =
         std::find_if(running_.rbegin(), running_.rend(), [](const SequencePtr& each) { return each->rows == 0; });
     const bool alone = running_.size() == 1;
-    if (alone && !may_wait_for_others(sequence.table.tokens() + rows, rows)) {
+    if (alone && !may_wait_for_others(sequence, sequence.table.tokens() + rows, rows)) {
       give_up(sequence, std::move(room).error());
       return false;
     }
@@ -453,17 +453,17 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
 
 // False if this engine could not have room for so many tokens beside its pins even if the others held no K/V but
 // theirs. Otherwise they have been asked to give up what they cache, and what they run will end. What they keep is
-// believed once they have answered often enough: an engine that has not come round to an answer may have a release
-// before it in its queue.
-bool Scheduler::may_wait_for_others(int tokens, int rows) {
+// believed once they have answered this sequence often enough: an engine that has not come round to an answer may have
+// a release before it in its queue.
+bool Scheduler::may_wait_for_others(Sequence& sequence, int tokens, int rows) {
   const MemoryBudget& budget = parts_.memory->budget();
   const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
   const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
   const CacheStats stats = parts_.cache->stats();
   std::uint64_t kept = stats.pages_pinned * parts_.cache->page_stride();
   const bool all_answered = unanswered_.expired();
-  if (all_answered) ++asked_;
-  if (asked_ > kAsks) kept += parts_.memory->kept(parts_.holder);
+  if (all_answered) ++sequence.asks;
+  if (sequence.asks > kAsks) kept += parts_.memory->kept(parts_.holder);
   if (parts_.cache->most_tokens(rows) < tokens || needed + kept + others_use > budget.limit()) return false;
   if (!all_answered) return waits_for_others_ = true;
   const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);

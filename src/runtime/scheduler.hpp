@@ -116,6 +116,7 @@ class Scheduler {
     // While it stands aside: for whom, and until how many tokens of that one are there.
     const Sequence* leader = nullptr;
     int awaits = 0;
+    int asks = 0;  // how often other engines were asked for memory since it last had room
     // Of the step being composed.
     int rows = 0;  // guesses included
     int first_row = 0;
@@ -155,7 +156,7 @@ class Scheduler {
   Sequence* next_prompt();
   [[nodiscard]] int beside_replies() const;
   bool grow(Sequence& sequence, int rows);
-  bool may_wait_for_others(int tokens, int rows);
+  bool may_wait_for_others(Sequence& sequence, int tokens, int rows);
   void give_up(Sequence& sequence, Error why);
   void preempt(Sequence& sequence);
   void take(Sequence& sequence, int rows);
@@ -205,8 +206,7 @@ class Scheduler {
   bool all_wait_ = false;          // for those who read their replies
   bool room_changed_ = true;       // something ended since admission last failed
   bool waits_for_others_ = false;  // nothing runs here, and other engines hold the memory that is wanted
-  int asked_ = 0;                  // them, since there was room; of those, only the last may lack answers
-  std::weak_ptr<int> unanswered_;  // expired when all have answered
+  std::weak_ptr<int> unanswered_;  // what they were last asked; expired when all have answered
   std::vector<TokenId> step_tokens_;
   std::vector<StepSequence> step_sequences_;
   std::vector<std::int32_t> logit_rows_;
