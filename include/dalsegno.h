@@ -197,6 +197,7 @@ typedef struct dalsegno_engine_options {
   double step_ms;
   int32_t threads;       // 0: one per core
   const char* eviction;  // "value" or "lru"
+  const char* draft_model_path;  // a small GGUF model with the same vocabulary, which guesses; NULL: none
 } dalsegno_engine_options;
 DALSEGNO_API void dalsegno_engine_options_init(dalsegno_engine_options* options, size_t size);
 
@@ -233,6 +234,21 @@ typedef struct dalsegno_cache_report {
   uint64_t kv_cached, kv_in_use, kv_pinned, kv_free, index;  // now, in bytes; what is pinned is in use
 } dalsegno_cache_report;
 DALSEGNO_API int32_t dalsegno_engine_cache_report(dalsegno_engine* engine, dalsegno_cache_report* out, size_t out_size,
+                                                  dalsegno_error* error);
+
+enum { DALSEGNO_DRAFT_GUESSES = 16 };
+// What the draft model has done since the engine was opened; zeros without one.
+typedef struct dalsegno_draft_report {
+  // Tokens that it guessed, and those of them that were right, by their place in a draft.
+  uint64_t proposed[DALSEGNO_DRAFT_GUESSES], accepted[DALSEGNO_DRAFT_GUESSES];
+  uint64_t trials;  // guesses that were not known to pay, made to see whether they do
+  uint64_t passes;  // of the model
+  uint64_t read;    // tokens that it read before it could guess
+  double seconds;   // that passes took
+  double pass_ms;   // of one for one sequence, lately
+  int32_t pays;     // whether it guesses at present
+} dalsegno_draft_report;
+DALSEGNO_API int32_t dalsegno_engine_draft_report(dalsegno_engine* engine, dalsegno_draft_report* out, size_t out_size,
                                                   dalsegno_error* error);
 
 typedef struct dalsegno_audit {

@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "runtime/draft_lookup.hpp"
 #include "runtime/local_engine.hpp"
 #include "runtime/waiter.hpp"
 #include "sampling/sampler.hpp"
@@ -184,7 +183,7 @@ Speed replay(LocalEngine& engine, const std::vector<Turn>& turns, Speculation sp
     work.push_back({.request = request,
                     .tokens = tokens,
                     .first_logit = static_cast<int>(tokens.size()) - 1,
-                    .drafter = drafter_for(options)});
+                    .drafter = engine.drafter_for(options)});
     engine.scheduler().submit(std::move(work));
     must(request->wait());
     add(all, request->speed());

@@ -49,6 +49,21 @@ dalsegno_cache_report plain(const CacheReport& report) {
   return counts;
 }
 
+static_assert(DALSEGNO_DRAFT_GUESSES == dalsegno::DraftReport::kMostGuesses);
+
+dalsegno_draft_report plain(const dalsegno::DraftReport& report) {
+  dalsegno_draft_report counts{};
+  std::ranges::copy(report.proposed, counts.proposed);
+  std::ranges::copy(report.accepted, counts.accepted);
+  counts.trials = report.trials;
+  counts.passes = report.passes;
+  counts.read = report.read;
+  counts.seconds = report.seconds;
+  counts.pass_ms = report.pass_ms;
+  counts.pays = report.pays ? 1 : 0;
+  return counts;
+}
+
 }  // namespace
 
 std::int32_t dalsegno_engine_cache_report(dalsegno_engine* engine, dalsegno_cache_report* out, std::size_t out_size,
@@ -57,6 +72,16 @@ std::int32_t dalsegno_engine_cache_report(dalsegno_engine* engine, dalsegno_cach
     DALSEGNO_NEED(engine);
     DALSEGNO_NEED(out);
     dalsegno::c::write_report(out, out_size, plain(engine->engine->cache_report()));
+    return {};
+  });
+}
+
+std::int32_t dalsegno_engine_draft_report(dalsegno_engine* engine, dalsegno_draft_report* out, std::size_t out_size,
+                                          dalsegno_error* error) {
+  return dalsegno::c::guarded(error, [&]() -> Result<void> {
+    DALSEGNO_NEED(engine);
+    DALSEGNO_NEED(out);
+    dalsegno::c::write_report(out, out_size, plain(engine->engine->draft_report().value_or(dalsegno::DraftReport())));
     return {};
   });
 }

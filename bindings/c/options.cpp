@@ -73,6 +73,7 @@ Result<EngineOptions> engine_options(const dalsegno_engine_options* given) {
   all.step_ms = options.step_ms;
   all.threads = options.threads;
   if (options.eviction != nullptr) all.eviction = options.eviction;
+  all.draft_model_path = text_of(options.draft_model_path);
   return all;
 }
 

@@ -76,6 +76,29 @@ nb::dict to_python(const ReuseCounts& counts) {
   return all;
 }
 
+// None without a draft model.
+nb::object draft_report(const PyEngine& self) {
+  using Report = std::optional<DraftReport>;
+  const auto report =
+      run<Report>([engine = self.use()](const std::stop_token&) -> Result<Report> { return engine->draft_report(); });
+  if (!report) return nb::none();
+  const auto by_place = [](const auto& counts) {
+    nb::list all;
+    for (const std::uint64_t count : counts) all.append(count);
+    return all;
+  };
+  nb::dict all;
+  all["proposed"] = by_place(report->proposed);
+  all["accepted"] = by_place(report->accepted);
+  all["trials"] = report->trials;
+  all["passes"] = report->passes;
+  all["read"] = report->read;
+  all["seconds"] = report->seconds;
+  all["pass_ms"] = report->pass_ms;
+  all["pays"] = report->pays;
+  return all;
+}
+
 nb::dict cache_report(const PyEngine& self) {
   const auto report = run<CacheReport>(
       [engine = self.use()](const std::stop_token&) -> Result<CacheReport> { return engine->cache_report(); });
@@ -177,6 +200,12 @@ void bind_engine(nb::module_& module) {
            "missing_tokens, in all and by_cause (why reuse ended); blocks evicted, by why; histograms of tokens "
            "({least\n"
            "value: how many}); blocks held, and the bytes of K/V that are kv_cached, kv_in_use, kv_pinned, kv_free.")
+      .def("draft_report", &draft_report, nb::sig("def draft_report(self) -> dict[str, typing.Any] | None"),
+           "What the draft model has done, or None without one: tokens proposed and accepted, by their place in a "
+           "draft;\n"
+           "trials of guesses that were not known to pay; passes of the model, their seconds, and pass_ms of one "
+           "lately;\n"
+           "tokens read before it could guess; pays: whether it guesses at present.")
       .def("audit_cache", &audit_cache, nb::arg("blocks") = 0,
            "Computes so many sampled blocks again and compares them with the cached ones; 0: only reports.")
       .def(

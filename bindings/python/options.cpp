@@ -294,6 +294,10 @@ void set_quotas(EngineOptions& options, const char* option, nb::handle value) {
   }
 }
 
+void set_draft_model(EngineOptions& options, const char*, nb::handle value) {
+  options.draft_model_path = value.is_none() ? "" : path_of(value);
+}
+
 constexpr EngineRow kEngineRows[] = {
     {"kv", set_kv},
     {"activation_bits", set_engine<&EngineOptions::activation_bits>},
@@ -305,6 +309,7 @@ constexpr EngineRow kEngineRows[] = {
     {"step_ms", set_engine<&EngineOptions::step_ms>},
     {"threads", set_engine<&EngineOptions::threads>},
     {"eviction", set_engine<&EngineOptions::eviction>},
+    {"draft_model", set_draft_model},
 };
 
 [[noreturn]] void unknown(const std::string& name) {

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -37,6 +39,24 @@ struct EngineOptions {
   double step_ms = 50;             // how long a step that continues replies may work on prompts beside them
   int threads = 0;                 // 0: one per core
   std::string eviction = "value";  // which cached blocks make room for others, or "lru"; see docs/memory.md
+  // A GGUF file of a small model with the same vocabulary, which guesses what replies will say where that is faster; see
+  // docs/api.md. Empty: none.
+  std::string draft_model_path;
+};
+
+// What the draft model has done since the engine was opened.
+struct DraftReport {
+  static constexpr int kMostGuesses = 16;  // of one draft
+  // Tokens that it guessed, and those of them that were right, by their place in a draft. A guess after a wrong one is
+  // none.
+  std::array<std::uint64_t, kMostGuesses> proposed{};
+  std::array<std::uint64_t, kMostGuesses> accepted{};
+  std::uint64_t trials = 0;  // guesses that were not known to pay, made to see whether they do
+  std::uint64_t passes = 0;  // of the model
+  std::uint64_t read = 0;    // tokens that it read before it could guess
+  double seconds = 0;        // that passes took
+  double pass_ms = 0;        // of one for one sequence, lately
+  bool pays = false;         // whether it guesses at present, or waits for that to be faster than not to
 };
 
 // What auditing the cache has found so far.
@@ -100,8 +120,8 @@ class Pin {
 // requests queue, run together in steps, and get the bits they would get alone.
 class Engine {
  public:
-  // Errors: not_found, corrupt, unsupported, exhausted (the budget cannot hold the model), cancelled. Whatever the
-  // error, what was loaded until then has been freed.
+  // Errors: not_found, corrupt, unsupported (also a draft model with another vocabulary), exhausted (the budget cannot
+  // hold the model), cancelled. Whatever the error, what was loaded until then has been freed.
   static Result<std::unique_ptr<Engine>> open(const EngineOptions& options, const std::stop_token& cancel = {});
   virtual ~Engine() = default;
 
@@ -124,6 +144,8 @@ class Engine {
   // Drops every cached block that no running request uses.
   virtual void reset_cache() = 0;
   virtual CacheReport cache_report() = 0;
+  // Nothing without a draft model.
+  virtual std::optional<DraftReport> draft_report() = 0;
   // Audits so many sampled blocks at once, beside those of EngineOptions::audit_share; 0: only reports.
   virtual AuditReport audit_cache(int blocks = 0) = 0;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <numeric>
 #include <utility>
 
 #include "base/memory_budget.hpp"
@@ -33,6 +34,13 @@ std::string spread(const Histogram& histogram) {
 }
 
 }  // namespace
+
+std::string draft_line(const DraftReport& report) {
+  const auto sum = [](const auto& counts) { return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0}); };
+  return fmt::format("draft model: {} of {} guesses right ({} of them trials), {:.2f} ms a token; {}\n",
+                     sum(report.accepted), sum(report.proposed), report.trials, report.pass_ms,
+                     report.pays ? "it guesses" : "it waits, since guessing would not be faster now");
+}
 
 std::string cache_lines(const CacheReport& report) {
   const ReuseCounts total = report.total();

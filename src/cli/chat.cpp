@@ -180,6 +180,7 @@ bool Chat::obey(const std::string& command) {
     undo();
   } else if (command == "/cache") {
     note(cache_lines(engine_.cache_report()));
+    if (const auto drafts = engine_.draft_report()) note(draft_line(*drafts));
   } else if (command.starts_with("/trim")) {
     trim(command.substr(5));
   } else {
@@ -245,6 +246,7 @@ void add_chat(CLI::App& app, Action& action) {
       ->type_name("FILE");
   verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
   add_common(*verb, options->common, ModelUse::runs);
+  add_draft_model(*verb, options->common);
   add_generation(*verb, options->generate);
   verb->footer(
       "At a terminal a line that begins with / is a command; /help lists them. Otherwise every line of input is a\n"

@@ -270,10 +270,23 @@ void add_generation(CLI::App& app, GenerateOptions& options) {
       ->group(group);
 }
 
+void add_draft_model(CLI::App& app, CommonOptions& options) {
+  app.add_option("--draft-model", options.draft_model,
+                 "a small model with the same vocabulary, which guesses the next tokens where that is faster; never "
+                 "changes the reply")
+      ->type_name("MODEL")
+      ->group("Engine");
+}
+
 Result<std::unique_ptr<Engine>> open_engine(const CommonOptions& options) {
   EngineOptions engine = options.engine;
   DALSEGNO_ASSIGN(path, find_model(options.model));
   engine.model_path = path;
+  if (!options.draft_model.empty()) {
+    auto draft = find_model(options.draft_model);
+    if (!draft.ok()) return Error{draft.error().code, "the draft model: " + draft.error().message};
+    engine.draft_model_path = std::move(draft).value();
+  }
   return asked_for(Engine::open(engine));
 }
 

@@ -27,16 +27,18 @@ template <class T>
 // What every verb takes.
 struct CommonOptions {
   std::string model;  // as given: a path or a name in the models folder
+  std::string draft_model;  // the same; empty: none
   bool json = false;
-  EngineOptions engine;  // model_path is filled by open_engine
+  EngineOptions engine;  // the paths are filled by open_engine
 };
 
 // What the options mean to a verb: one that only reads the file takes, but does not show, the engine's.
 enum class ModelUse : std::uint8_t { runs, reads, sizes };
 void add_common(CLI::App& app, CommonOptions& options, ModelUse use);
 void add_generation(CLI::App& app, GenerateOptions& options);
+void add_draft_model(CLI::App& app, CommonOptions& options);
 
-// Finds the model and loads it.
+// Finds the models and loads them.
 Result<std::unique_ptr<Engine>> open_engine(const CommonOptions& options);
 // Wrong usage if the options name tokens that the model lacks.
 void check_generation(const GenerateOptions& options, const Engine& engine);

@@ -75,6 +75,7 @@ void add_run(CLI::App& app, Action& action) {
   const auto complete = add_questions(*verb, options->question);
   verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
   add_common(*verb, options->common, ModelUse::runs);
+  add_draft_model(*verb, options->common);
   add_generation(*verb, options->generate);
   verb->footer("Example:\n  dalsegno run -m smollm2 --prompt 'Name three rivers.' --max-tokens 64");
   verb->callback([options, complete, &action] {

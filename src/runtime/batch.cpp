@@ -10,7 +10,6 @@
 #include <set>
 
 #include "runtime/continuation.hpp"
-#include "runtime/draft_lookup.hpp"
 #include "runtime/local_engine.hpp"
 #include "runtime/prompt_cache_state.hpp"
 
@@ -286,7 +285,7 @@ Result<std::vector<std::uint64_t>> BatchGenerator::insert(std::vector<BatchReque
                       .from_common = common,
                       .hold = member->held(),
                       .scheduling = options.scheduling,
-                      .drafter = drafter_for(options),
+                      .drafter = impl_->engine.drafter_for(options),
                       .most_reply = options.max_tokens});
     }
     // Within the lock: nobody may cancel what is not submitted yet.

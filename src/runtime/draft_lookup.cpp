@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/step_cost.hpp"
+
 namespace dalsegno {
 namespace {
 
 // Each guess counts for so much of the mean.
 constexpr double kNewest = 1.0 / 16;
-// By how much more than the step itself a guess must bring, since neither share nor time is known well.
-constexpr double kMargin = 1.25;
 // What is looked at where there is room for no guess, to learn.
 constexpr int kLeastLooked = 1;
 
@@ -33,20 +33,11 @@ void DraftLookup::learn(const Source& source, std::span<const TokenId> came) {
 }
 
 Drafter::Draft DraftLookup::choose(const Source& source, const Question& question) const {
-  Draft draft;
-  double seconds = question.step.seconds;
-  if (seconds <= 0) return draft;  // then nobody can tell what pays
-  double share = 1;                // that all guesses so far are right
-  const std::size_t most = std::min(source.tokens.size(), static_cast<std::size_t>(std::max(0, question.most)));
-  for (std::size_t i = 0; i < most; ++i) {
-    share *= right_[kind(source, i)];
-    const double rate = (question.step.tokens + draft.expected) / seconds;
-    if (share < kMargin * rate * question.step.guess_seconds) break;
-    draft.tokens.push_back(source.tokens[i]);
-    draft.expected += share;
-    seconds += question.step.guess_seconds;
-  }
-  return draft;
+  const int most = std::min(static_cast<int>(source.tokens.size()), question.most);
+  const PayingGuesses paying = paying_guesses(most, question.step, question.step.guess_seconds, [&](int guess) {
+    return right_[kind(source, static_cast<std::size_t>(guess))];
+  });
+  return {{source.tokens.begin(), source.tokens.begin() + paying.count}, paying.right};
 }
 
 Drafter::Draft DraftLookup::draft(const Question& question) {
@@ -69,10 +60,6 @@ Drafter::Draft DraftLookup::draft(const Question& question) {
   Draft others = choose(cached_, question);
   Draft own = choose(own_, question);
   return own.expected > others.expected ? std::move(own) : std::move(others);
-}
-
-std::shared_ptr<Drafter> drafter_for(const GenerateOptions& options) {
-  return options.speculation == Speculation::off ? nullptr : std::make_shared<DraftLookup>();
 }
 
 }  // namespace dalsegno

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstddef>
-#include <memory>
 #include <vector>
 
 #include "runtime/draft_runs.hpp"
@@ -37,8 +36,5 @@ class DraftLookup final : public Drafter {
   Source own_;
   std::array<double, kKinds> right_{0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 0.7};  // share of guesses that came true, lately
 };
-
-// What the options ask for; null: nothing is guessed.
-[[nodiscard]] std::shared_ptr<Drafter> drafter_for(const GenerateOptions& options);
 
 }  // namespace dalsegno

@@ -36,4 +36,18 @@ class Drafter {
   virtual Draft draft(const Question& question) = 0;
 };
 
+// Guesses for all sequences of a step together, after each one's own drafter has been asked: for what has to compute.
+// Threads: engine thread only.
+class StepDrafter {
+ public:
+  struct Asked {
+    Drafter* drafter = nullptr;  // the sequence's own
+    Drafter::Question question{};
+    Drafter::Draft draft{};  // what that one guessed; may be replaced
+  };
+  virtual ~StepDrafter() = default;
+  // step: with all these drafts. Returns when they are what will be computed.
+  virtual void draft(std::span<Asked> asked, const Drafter::Step& step) = 0;
+};
+
 }  // namespace dalsegno

@@ -33,13 +33,17 @@ constexpr double kAuditShare = 1.0 / 8;
 #endif
 
 // What other engines cached makes way for the weights, and for as much again to work with.
-void make_room(ProcessMemory& memory, const std::string& path, const std::stop_token& cancel) {
-  std::error_code error;
-  const std::uintmax_t file = std::filesystem::file_size(path, error);
-  if (error) return;
+void make_room(ProcessMemory& memory, const EngineOptions& options, const std::stop_token& cancel) {
+  std::uint64_t files = 0;
+  for (const std::string& path : {options.model_path, options.draft_model_path}) {
+    std::error_code error;
+    const std::uintmax_t file = std::filesystem::file_size(path, error);
+    if (!error) files += file;
+  }
+  if (files == 0) return;
   const std::uint64_t limit = memory.budget().limit();
-  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, limit - std::min<std::uint64_t>(limit, 2 * file))}, nullptr,
-                      cancel);
+  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, limit - std::min<std::uint64_t>(limit, 2 * files))},
+                      nullptr, cancel);
 }
 
 Result<void> check_switches(const EngineOptions& options) {
@@ -89,7 +93,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
   DALSEGNO_ASSIGN(memory, ProcessMemory::join(options.memory));
   const ProcessMemory::Use loading = memory->use();
   std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, worker_threads(options)));
-  make_room(*memory, options.model_path, cancel);
+  make_room(*memory, options, cancel);
   const std::uint64_t free = memory->budget().free_bytes();
   // The vocabulary's tables take one thread about as long as the weights take all.
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::open(options.model_path); });
@@ -133,6 +137,7 @@ void LocalEngine::cut(const ProcessMemory::Cut& cut) {
     } else {
       cache.shrink(cut.target);
     }
+    if (draft_model_ != nullptr) draft_model_->release(cut.buffers);
     if (cut.buffers) {
       backend_->release_buffers();
 #ifdef __GLIBC__
@@ -157,6 +162,17 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   limits.positions = wanted;
   DALSEGNO_ASSIGN(model, load_model(*file, config, limits, *backend_));
   model_ = std::move(model);
+  if (!options.draft_model_path.empty()) {
+    DALSEGNO_ASSIGN(draft, DraftModel::open({.path = options.draft_model_path,
+                                             .target = file.get(),
+                                             .context = wanted,
+                                             .step_seconds = options.step_ms / 1e3,
+                                             .pool = &pool_,
+                                             .kernels = &kernels_,
+                                             .budget = &memory_->budget(),
+                                             .cancel = cancel}));
+    draft_model_ = std::move(draft);
+  }
 
   KvCacheOptions cache_options;
   cache_options.layout = kv_layout(config, kv);
@@ -187,7 +203,8 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   const double audit_share = options.audit_share < 0 ? kAuditShare : options.audit_share;
   scheduler_ =
       std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows,
-                                                   context_, memory_.get(), this, audit_share, options.step_ms / 1e3});
+                                                   context_, memory_.get(), this, audit_share, options.step_ms / 1e3,
+                                                   draft_model_.get()});
   return {};
 }
 
@@ -269,7 +286,21 @@ Result<Explanation> LocalEngine::explain(std::span<const TokenId> prompt, const 
 }
 
 std::uint64_t LocalEngine::bytes() const {
-  return backend_->weight_bytes() + backend_->work_bytes() + vocabulary_.bytes();
+  return backend_->weight_bytes() + backend_->work_bytes() + vocabulary_.bytes() +
+         (draft_model_ == nullptr ? 0 : draft_model_->bytes());
+}
+
+std::shared_ptr<Drafter> LocalEngine::drafter_for(const GenerateOptions& options) {
+  if (options.speculation == Speculation::off) return nullptr;
+  if (draft_model_ == nullptr) return std::make_shared<DraftLookup>();
+  return draft_model_->drafter_for(options);
+}
+
+std::optional<DraftReport> LocalEngine::draft_report() {
+  if (draft_model_ == nullptr) return std::nullopt;
+  DraftReport report;
+  scheduler_->on_engine_thread([&](KvCache&) { report = draft_model_->report(); });
+  return report;
 }
 
 const Vocabulary& LocalEngine::vocabulary() const {
@@ -310,7 +341,10 @@ Result<std::uint64_t> LocalEngine::hold(std::span<const TokenId> tokens, const s
 }
 
 void LocalEngine::reset_cache() {
-  scheduler_->on_engine_thread([](KvCache& cache) { cache.clear(); });
+  scheduler_->on_engine_thread([this](KvCache& cache) {
+    cache.clear();
+    if (draft_model_ != nullptr) draft_model_->release(false);
+  });
 }
 
 }  // namespace dalsegno

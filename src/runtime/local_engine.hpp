@@ -15,6 +15,7 @@
 #include "model/model.hpp"
 #include "runtime/constrained.hpp"
 #include "runtime/continuation.hpp"
+#include "runtime/draft_model.hpp"
 #include "runtime/process_memory.hpp"
 #include "runtime/scheduler.hpp"
 #include "text/vocabulary.hpp"
@@ -40,6 +41,7 @@ class LocalEngine final : public Engine {
   [[nodiscard]] int context() const override { return context_; }
   void reset_cache() override;
   CacheReport cache_report() override { return scheduler_->cache_report(); }
+  std::optional<DraftReport> draft_report() override;
   AuditReport audit_cache(int blocks) override { return scheduler_->audit(blocks); }
 
   // For what else drives sequences (score, bench, tests). Errors as generate().
@@ -52,6 +54,8 @@ class LocalEngine final : public Engine {
   [[nodiscard]] Continuation::Parts continuing(std::unique_ptr<ConstrainedText> constrained) const {
     return {vocabulary(), kernels_, context_, std::move(constrained)};
   }
+  // Who guesses for a reply; null: nobody.
+  [[nodiscard]] std::shared_ptr<Drafter> drafter_for(const GenerateOptions& options);
   // Holds the K/V of these tokens, computing what is not cached; the number by which to release them. Errors: as pin().
   Result<std::uint64_t> hold(std::span<const TokenId> tokens, const std::string& salt,
                              HeldTables::Keep keep = HeldTables::Keep::pinned);
@@ -65,7 +69,8 @@ class LocalEngine final : public Engine {
   [[nodiscard]] ProcessMemory& memory() { return *memory_; }
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
-  [[nodiscard]] Model& model() { return *model_; }  // engine thread only
+  [[nodiscard]] Model& model() { return *model_; }                          // engine thread only
+  [[nodiscard]] DraftModel* draft_model() { return draft_model_.get(); }  // the same; null: none
 
  private:
   LocalEngine(const Kernels& kernels, std::shared_ptr<ProcessMemory> memory, int threads);
@@ -86,6 +91,7 @@ class LocalEngine final : public Engine {
   std::string remedy_;         // else what to do about a prompt longer than the context
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Model> model_;
+  std::unique_ptr<DraftModel> draft_model_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Constraints> constraints_;
   std::unique_ptr<Scheduler> scheduler_;

@@ -14,6 +14,7 @@
 #include "kernels/self_check.hpp"
 #include "model/kv_layout.hpp"
 #include "model/registry.hpp"
+#include "runtime/draft_model.hpp"
 #include "runtime/tokenizer_impl.hpp"
 
 namespace dalsegno {
@@ -46,9 +47,15 @@ Result<MemoryNeeds> memory_needs(const GgufFile& file, const ModelConfig& config
   KvCacheOptions cache;
   cache.layout = kv_layout(config, kv);
   cache.most_tokens = limits.positions;
-  return MemoryNeeds{.weights = backend->weight_bytes(),
-                     .work = backend->work_bytes() + vocabulary_bytes(file),
-                     .cache = KvCache::bytes_needed(cache, tokens, limits.rows)};
+  MemoryNeeds needs{.weights = backend->weight_bytes(),
+                    .work = backend->work_bytes() + vocabulary_bytes(file),
+                    .cache = KvCache::bytes_needed(cache, tokens, limits.rows)};
+  if (options.draft_model_path.empty()) return needs;
+  const auto draft = make_sizing_backend(pool, *runnable_kernels().front(), ledger, DraftModel::kActivationBits);
+  DALSEGNO_TRY(DraftModel::load(options.draft_model_path, file, limits.positions, *draft));
+  needs.weights += draft->weight_bytes();
+  needs.work += draft->work_bytes();
+  return needs;
 }
 
 }  // namespace dalsegno

@@ -75,6 +75,7 @@ class Scheduler {
     const void* holder = nullptr;  // by which `memory` knows this engine
     double audit_share = 0;        // see SelfAudit
     double step_seconds = 0.05;    // that chunks of prompts may add to a step with tokens of replies
+    StepDrafter* drafter = nullptr;  // beside those of the sequences; null: none
   };
   explicit Scheduler(const Parts& parts);
   ~Scheduler();  // cancels what is left
@@ -161,7 +162,8 @@ class Scheduler {
   void preempt(Sequence& sequence);
   void take(Sequence& sequence, int rows);
   void guess();
-  void guess(Sequence& sequence, Drafter::Step& step);
+  Drafter::Question question(Sequence& sequence, int rows, const Drafter::Step& step) const;
+  void take_guesses(Sequence& sequence, std::vector<TokenId> guesses);
   void add_rows(Sequence& sequence);
   bool is_known(Sequence& sequence, int row) const;
   void conclude(Sequence& sequence);

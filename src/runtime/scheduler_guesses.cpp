@@ -15,37 +15,54 @@ constexpr int kMostGuesses = 31;
 
 }  // namespace
 
+// Adds the guesses that pay to the sequences which this step brings to their next tokens.
 void Scheduler::guess() {
   Drafter::Step step = step_cost_.step(reply_rows_, token_seconds_);
+  std::vector<Sequence*> owners;
+  std::vector<StepDrafter::Asked> asked;
+  int rows = step_rows_;
   for (Sequence* sequence : in_step_) {
-    if (sequence->work.drafter != nullptr) guess(*sequence, step);
+    const int size = static_cast<int>(sequence->work.tokens.size());
+    if (sequence->work.drafter == nullptr) continue;
+    if (sequence->rows != sequence->left() || sequence->next_logit != size - 1) continue;
+    StepDrafter::Asked each{.drafter = sequence->work.drafter.get(), .question = question(*sequence, rows, step)};
+    each.draft = each.drafter->draft(each.question);
+    const int count = static_cast<int>(each.draft.tokens.size());
+    rows += count;
+    step.tokens += each.draft.expected;
+    step.seconds += count * step.guess_seconds;
+    owners.push_back(sequence);
+    asked.push_back(std::move(each));
   }
+  if (parts_.drafter != nullptr && !asked.empty()) parts_.drafter->draft(asked, step);
+  for (std::size_t i = 0; i < asked.size(); ++i) take_guesses(*owners[i], std::move(asked[i].draft.tokens));
 }
 
-// Adds the guesses that pay to a sequence which this step brings to its next token. They only take what is free.
-void Scheduler::guess(Sequence& sequence, Drafter::Step& step) {
+// rows: of the step so far.
+Drafter::Question Scheduler::question(Sequence& sequence, int rows, const Drafter::Step& step) const {
   const std::vector<TokenId>& tokens = sequence.work.tokens;
   const int size = static_cast<int>(tokens.size());
-  if (sequence.rows != sequence.left() || sequence.next_logit != size - 1) return;
   int most = std::min(
-      {kMostGuesses, parts_.max_rows - step_rows_, parts_.context - size, sequence.work.request->most_wanted() - 1});
+      {kMostGuesses, parts_.max_rows - rows, parts_.context - size, sequence.work.request->most_wanted() - 1});
   if (sequence.work.most_reply > 0) {
     const int drawn = size - sequence.prompt_tokens;
     most = std::min(most, sequence.work.most_reply - drawn - 1);
   }
   const std::span<const TokenId> next = std::span(tokens).subspan(static_cast<std::size_t>(sequence.table.tokens()));
-  Drafter::Draft draft = sequence.work.drafter->draft(
-      {.tokens = tokens, .most = std::max(0, most), .step = step, .cached = [&](int count) {
-         return parts_.cache->continuation(sequence.table, next, count);
-       }});
-  if (draft.tokens.empty()) return;
-  const int wanted = sequence.rows + static_cast<int>(draft.tokens.size());
+  return {.tokens = tokens, .most = std::max(0, most), .step = step, .cached = [this, &sequence, next](int count) {
+            return parts_.cache->continuation(sequence.table, next, count);
+          }};
+}
+
+// They only take what is free.
+void Scheduler::take_guesses(Sequence& sequence, std::vector<TokenId> guesses) {
+  guesses.resize(std::min(guesses.size(), static_cast<std::size_t>(parts_.max_rows - step_rows_)));
+  if (guesses.empty()) return;
+  const int wanted = sequence.rows + static_cast<int>(guesses.size());
   const int room = parts_.cache->extend_into_free(sequence.table, wanted);
-  draft.tokens.resize(static_cast<std::size_t>(std::min(wanted, room) - sequence.rows));
-  const int count = static_cast<int>(draft.tokens.size());
-  step.tokens += draft.expected;
-  step.seconds += count * step.guess_seconds;
-  sequence.guesses = std::move(draft.tokens);
+  guesses.resize(static_cast<std::size_t>(std::min(wanted, room) - sequence.rows));
+  const int count = static_cast<int>(guesses.size());
+  sequence.guesses = std::move(guesses);
   sequence.rows += count;
   step_rows_ += count;
   guesses_ += count;

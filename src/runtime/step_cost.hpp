@@ -1,10 +1,21 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "runtime/drafter.hpp"
 
 namespace dalsegno {
+
+// How many guesses pay, and how many of these will be right: as long as another one brings more tokens for its time than
+// the step does without it, by a quarter.
+struct PayingGuesses {
+  int count = 0;
+  double right = 0;
+};
+// most: that there are. right(i): the chance of the i-th, if those before it are right. seconds: that each takes.
+[[nodiscard]] PayingGuesses paying_guesses(int most, const Drafter::Step& step, double seconds,
+                                           const std::function<double(int)>& right);
 
 // What steps of replies took lately: by how many tokens of replies they continue, and what each guess adds.
 // Threads: engine thread only.

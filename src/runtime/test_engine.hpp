@@ -41,6 +41,7 @@ struct TestEngineOptions {
   std::optional<std::uint64_t> idle_bytes = {};
   double step_ms = 50;
   std::string eviction = "value";
+  std::string draft = {};  // a tiny model, or a path; empty: none
 };
 
 inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options = {}) {
@@ -53,6 +54,9 @@ inline std::unique_ptr<LocalEngine> open_engine(const TestEngineOptions& options
   engine.context = options.context;
   engine.memory = {.bytes = options.memory_bytes, .idle_bytes = options.idle_bytes};
   engine.eviction = options.eviction;
+  if (!options.draft.empty()) {
+    engine.draft_model_path = options.draft.find('/') == std::string::npos ? tiny_model(options.draft) : options.draft;
+  }
   auto opened = LocalEngine::open(engine);
   EXPECT_TRUE(opened.ok()) << (opened.ok() ? "" : opened.error().message);
   return opened.ok() ? std::move(opened).value() : nullptr;

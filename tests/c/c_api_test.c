@@ -59,6 +59,36 @@ static void test_cache_report(dalsegno_engine* engine) {
   FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_engine_cache_report(NULL, &after, sizeof after, error));
 }
 
+static void test_draft_model(const char* model) {
+  dalsegno_engine_options options;
+  dalsegno_engine_options_init(&options, sizeof options);
+  CHECK(options.draft_model_path == NULL || options.draft_model_path[0] == 0);
+  options.model_path = options.draft_model_path = model;
+  options.memory_bytes = (uint64_t)256 << 20;
+  options.threads = 2;
+  dalsegno_engine* engine = NULL;
+  MUST(dalsegno_engine_open(&options, NULL, &engine, error));
+  int32_t prompt[20];
+  for (int32_t i = 0; i < 20; ++i) prompt[i] = 30 + i;
+  dalsegno_generate_options how = short_reply(200);
+  dalsegno_reply* drafted = NULL;
+  MUST(dalsegno_engine_generate(engine, prompt, 20, &how, &drafted, error));
+  how.speculation = DALSEGNO_SPECULATION_OFF;
+  dalsegno_reply* plain = NULL;
+  MUST(dalsegno_engine_generate(engine, prompt, 20, &how, &plain, error));
+  CHECK(drafted->id_count == plain->id_count && memcmp(drafted->ids, plain->ids, plain->id_count * sizeof(int32_t)) == 0);
+  dalsegno_reply_free(drafted);
+  dalsegno_reply_free(plain);
+  dalsegno_draft_report report;
+  MUST(dalsegno_engine_draft_report(engine, &report, sizeof report, error));
+  CHECK(report.pass_ms > 0 && report.accepted[0] <= report.proposed[0]);
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_engine_draft_report(NULL, &report, sizeof report, error));
+  dalsegno_engine_free(engine);
+  options.draft_model_path = "/nowhere.gguf";
+  FAILS(DALSEGNO_NOT_FOUND, dalsegno_engine_open(&options, NULL, &engine, error));
+  CHECK(strncmp(dalsegno_error_message(error), "the draft model: ", 17) == 0);
+}
+
 static void test_errors(dalsegno_engine* engine, const char* model) {
   CHECK(strcmp(dalsegno_stopped_name(DALSEGNO_STOPPED_NAMESPACE), "namespace") == 0);
   CHECK(strcmp(dalsegno_finish_name(DALSEGNO_FINISH_LENGTH), "length") == 0);
@@ -426,6 +456,7 @@ int main(int argc, char** argv) {
   error = dalsegno_error_new();
   test_nulls();
   test_models(model);
+  test_draft_model(model);
   dalsegno_engine* engine = open_engine(model);
   test_errors(engine, model);
   test_cache_report(engine);

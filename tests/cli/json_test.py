@@ -46,6 +46,12 @@ class Json(program.ProgramTest):
         self.assertLessEqual(with_guesses["usage"]["accepted_tokens"], with_guesses["usage"]["proposed_tokens"])
         self.assertEqual(without["usage"]["proposed_tokens"], 0)
 
+    def test_a_draft_model_changes_no_text(self):
+        words = ["run", "-m", TINY, "--raw", "--prompt", "one two three", "--max-tokens", 80]
+        drafted = self.one_json(*words, "--draft-model", TINY)
+        self.assertEqual(drafted["text"], self.one_json(*words)["text"])
+        self.assert_usage(drafted["usage"])
+
     def test_score(self):
         ids = list(b"a piece of text of some length")
         path = self.ids_file(ids)

@@ -74,6 +74,7 @@ Arrivals::~Arrivals() {
 std::string Arrivals::run() {
   engine_->scheduler().on_engine_thread([&](KvCache& cache) {
     if (random_.one_in(8) || !ballast_.is_open()) set_room(cache);
+    disturb_draft_model(*engine_, random_);
   });
   const int size = 1 + random_.below(random_.one_in(2) ? kMostRequests : 8);
   counts_.add("waves of more than 16 requests", size > 16 ? 1 : 0);
@@ -136,10 +137,10 @@ Work Arrivals::arrival() {
   work.salt = kSalts[random_.one_in(3) ? random_.below(3) : 0];
   const auto made = std::make_shared<Arrival>(random_.one_in(4) ? 0 : random_.below(kMostSteps), work.salt);
   work.request = made;
-  if (random_.one_in(2)) work.drafter = std::make_shared<Guesser>(random_.word());
   work.first_logit = random_.one_in(6) ? random_.below(length) : length - 1;
   work.chunk = random_.one_in(2) ? 512 : 1 + random_.below(40);
   work.reuse = !random_.one_in(12);
+  work.drafter = random_.one_in(2) ? std::make_shared<Guesser>(random_.word()) : drafter_of_model(*engine_, work);
   if (random_.one_in(3)) work.scheduling.urgency = random_.below(5) - 2;
   for (const PromptCache& cache : caches_) {
     if (!work.reuse || cache.size() == 0 || cache.salt() != work.salt || random_.one_in(3)) continue;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <numeric>
 #include <utility>
 
 #include "oracle/guesser.hpp"
@@ -88,6 +90,11 @@ std::string Conversations::tree() {
   return reference_.judge(std::exchange(seen_, {}));
 }
 
+std::uint64_t Conversations::drafted() {
+  const std::array counts = engine_->draft_report().value_or(DraftReport()).proposed;
+  return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
+}
+
 CacheStats Conversations::stats() {
   CacheStats stats;
   engine_->scheduler().on_engine_thread([&](KvCache& cache) { stats = cache.stats(); });
@@ -134,6 +141,7 @@ std::string Conversations::disturb() {
     if (random_.one_in(12)) cache.clear();
     if (random_.one_in(12) || !ballast_.is_open()) set_room(cache);
     if (random_.one_in(4)) junk(cache);
+    disturb_draft_model(*engine_, random_);
     wrong = cache.check_invariants();
   });
   return wrong;
@@ -187,8 +195,8 @@ std::string Conversations::batch() {
     Work one{followers.back(), std::move(tokens), from};
     one.chunk = 1 + random_.below(random_.one_in(2) ? 600 : 60);
     one.reuse = !random_.one_in(10);
-    if (random_.one_in(2)) one.drafter = std::make_shared<Guesser>(random_.word());
     if (random_.one_in(8)) one.salt = "other";
+    one.drafter = random_.one_in(2) ? std::make_shared<Guesser>(random_.word()) : drafter_of_model(*engine_, one);
     if (random_.one_in(4)) one.scheduling.urgency = random_.below(5) - 2;
     counts_.add("requests without reuse", one.reuse ? 0 : 1);
     counts_.add("requests of another tenant", one.salt.empty() ? 0 : 1);

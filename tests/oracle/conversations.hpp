@@ -27,6 +27,8 @@ class Conversations {
   [[nodiscard]] std::uint64_t steps() const { return steps_; }  // requests, and operations on branches
   [[nodiscard]] std::uint64_t compared() const { return reference_.compared(); }
   [[nodiscard]] std::uint64_t computed() const { return reference_.computed(); }
+  // Tokens that the draft model guessed, if there is one.
+  [[nodiscard]] std::uint64_t drafted();
   // What the cache itself counted.
   [[nodiscard]] CacheStats stats();
 

@@ -43,6 +43,7 @@ Counts what_must_happen() {
                  "rewinds",
                  "drafts rejected",
                  "guesses right",
+                 "guesses of a draft model",
                  "guesses wrong",
                  "several sequences in a step",
                  "blocks audited",
@@ -95,6 +96,7 @@ bool run_setup(const Setup& setup, const Options& options, std::uint32_t seed, s
   if (wrong.empty()) wrong = rest;
   const CacheStats stats = conversations.stats();
   counts.add("blocks evicted", stats.evicted.chosen());
+  counts.add("guesses of a draft model", conversations.drafted());
   counts.add("checkpoints evicted", stats.evicted.checkpoints);
   fmt::print("{}, seed {}: {} trees, {} steps, {} positions equal\n", describe(setup), seed, trees,
              conversations.steps(), conversations.compared());

@@ -21,6 +21,9 @@ std::unique_ptr<LocalEngine> open(const Setup& setup) {
   options.threads = setup.threads;
   options.activation_bits = setup.activation_bits;
   options.eviction = setup.eviction;
+  if (setup.draft != nullptr) {
+    options.draft_model_path = fmt::format("{}/tiny/{}.gguf", DALSEGNO_GOLDEN, setup.draft);
+  }
   options.memory.bytes = kMemory;
   auto engine = LocalEngine::open(options);
   if (!engine.ok()) {
@@ -28,6 +31,21 @@ std::unique_ptr<LocalEngine> open(const Setup& setup) {
     std::exit(1);
   }
   return std::move(engine).value();
+}
+
+std::shared_ptr<Drafter> drafter_of_model(LocalEngine& engine, const Work& work) {
+  if (engine.draft_model() == nullptr) return nullptr;
+  GenerateOptions options;
+  options.reuse = work.reuse;
+  options.salt = work.salt;
+  return engine.drafter_for(options);
+}
+
+void disturb_draft_model(LocalEngine& engine, Random& random) {
+  DraftModel* const model = engine.draft_model();
+  if (model == nullptr) return;
+  model->guess_always(1 + random.below(random.one_in(4) ? 16 : 4));
+  if (random.one_in(12)) model->release(random.one_in(2));
 }
 
 Bits bits_of(std::span<const float> logits) {

@@ -23,6 +23,7 @@ struct Setup {
   int threads = 1;
   int activation_bits = 8;
   const char* eviction = "value";
+  const char* draft = nullptr;  // a tiny model that guesses; nullptr: none
 };
 
 // Ends the program with a sentence if it cannot be opened.
@@ -63,5 +64,10 @@ class Random {
  private:
   std::mt19937 engine_;
 };
+
+// The draft model's guesses for a request; null: there is none.
+[[nodiscard]] std::shared_ptr<Drafter> drafter_of_model(LocalEngine& engine, const Work& work);
+// As many tokens at a time as it likes, and sometimes all that it holds is gone. Engine thread only.
+void disturb_draft_model(LocalEngine& engine, Random& random);
 
 }  // namespace dalsegno::oracle

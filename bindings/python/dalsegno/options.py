@@ -5,6 +5,7 @@ Names and defaults are those of `include/dalsegno/types.hpp` and `engine.hpp`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -42,6 +43,9 @@ class EngineOptions(TypedDict, total=False):
     step_ms: float  # how long a step that continues replies may work on prompts beside them
     threads: int  # 0: one per core
     eviction: str  # "value" (default) or "lru"
+    # A GGUF file of a small model with the same vocabulary, which guesses next tokens where that is faster; for load,
+    # also its name in the models folder. Changes no token.
+    draft_model: str | os.PathLike[str] | None
 
 
 class GenerateOptions(TypedDict, total=False):

@@ -188,6 +188,22 @@ def test_guesses_change_no_token_and_are_counted(model):
         model.generate(PROMPT, speculation="on")
 
 
+def test_a_draft_model_changes_no_token_and_reports_itself(model, tmp_path):
+    plain = model.generate(PROMPT, max_tokens=60, speculation="off")
+    assert model.engine.draft_report() is None
+    options = {"memory": 256 << 20, "threads": 2}
+    with dalsegno.load(model.path, draft_model=model.path, **options) as drafted:
+        reply = drafted.generate(PROMPT, max_tokens=60)
+        assert list(reply.ids) == list(plain.ids)
+        report = drafted.engine.draft_report()
+        assert len(report["proposed"]) == len(report["accepted"]) == 16
+        assert report["pass_ms"] > 0 and sum(report["accepted"]) <= sum(report["proposed"])
+    damaged = tmp_path / "draft.gguf"
+    damaged.write_bytes(b"GGUF")
+    with pytest.raises(dalsegno.CorruptError, match="the draft model: "):
+        dalsegno.load(model.path, draft_model=damaged, **options)
+
+
 def test_every_option_has_a_type():
     from dalsegno import _dalsegno, options
 

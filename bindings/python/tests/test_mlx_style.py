@@ -164,6 +164,17 @@ def test_requests_come_go_and_are_extracted(loaded):
 
 
 # Functions and methods with the parameters of mlx_lm that ours takes too, in their order.
+def test_a_draft_model_changes_no_token(loaded):
+    model, tokenizer = loaded
+    plain = [each.token for each in mlx_style.stream_generate(model, tokenizer, PROMPT, max_tokens=20)]
+    drafted, _ = mlx_style.load(model.path, memory=BUDGET, threads=2)
+    guessed = [each.token for each in mlx_style.stream_generate(drafted, tokenizer, PROMPT, max_tokens=20,
+                                                                draft_model=model)]
+    assert guessed == plain
+    assert drafted.engine_of({}).draft_report() is not None and drafted.engine.draft_report() is None
+    drafted.close()
+
+
 SAME = {"generate.py": ("stream_generate", "generate", "BatchGenerator.__init__", "BatchGenerator.insert",
                         "BatchGenerator.next", "BatchGenerator.next_generated", "BatchGenerator.extract_cache",
                         "BatchGenerator.remove", "BatchGenerator.close"),

@@ -2,7 +2,8 @@
 import ...`.
 
 What differs: models are GGUF files; arrays are numpy's; end-of-turn tokens always end a reply; a K/V format belongs to
-an engine, so that the first use of another one (kv_bits, max_kv_size) loads the model once more for it.
+an engine, so that the first use of another one (kv_bits, max_kv_size) loads the model once more for it. So does the
+first use of a draft model, and a prompt cache stays with the engine that filled it.
 """
 
 from __future__ import annotations
@@ -40,10 +41,14 @@ class Model:
         """The engine of a K/V format."""
         own = {**({"format": self.options["kv"]} if isinstance(self.options.get("kv"), str) else
                   self.options.get("kv") or {}), **kv}
-        key = json.dumps(own, sort_keys=True)
+        key = json.dumps([own, str(self.options.get("draft_model"))], sort_keys=True)
         if key not in self._engines:
             self._engines[key] = _dalsegno.Engine(self.path, **{**self.options, "kv": own})
         return self._engines[key]
+
+    def guess_with(self, draft_model: Model) -> None:
+        """From now on a smaller model with the same vocabulary guesses tokens where that is faster; it changes none."""
+        self.options = {**self.options, "draft_model": draft_model.path}
 
     def close(self):
         """Lets go of the engines."""
@@ -475,9 +480,13 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
                     prefill_step_size: int = 2048, kv_bits: int | None = None, kv_group_size: int = 64,
                     quantized_kv_start: int = 5000, prompt_progress_callback=None, num_draft_tokens: int | None = None,
                     ) -> Generator[GenerationResponse, None, None]:
-    """Yields a GenerationResponse for each token of the reply. prompt_cache changes in place."""
+    """Yields a GenerationResponse for each token of the reply. prompt_cache changes in place.
+
+    draft_model: as Model.guess_with; how many tokens it guesses at a time is measured, so num_draft_tokens says nothing,
+    and from_draft is always False.
+    """
     if draft_model is not None:
-        raise ValueError("draft models are not supported")
+        model.guess_with(draft_model)
     if max_tokens == 0:
         raise ValueError("max_tokens must not be 0 (-1: no limit)")
     if isinstance(prompt, str):
