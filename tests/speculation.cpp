@@ -1,4 +1,5 @@
-// speculation MODEL.gguf [PAIRS [THREADS]]: decode speed with guesses and without, in turns, on three kinds of text.
+// speculation MODEL.gguf [PAIRS [THREADS [DRAFT.gguf]]]: decode speed with guesses and without, in turns, on three kinds
+// of text; with a draft model, of an engine that has it and one that guesses from what was said alone.
 // Editing and agent traces are scripted: each reply is given, token by token, whatever the logits say, so that they are
 // what a model answers that can do the task. What is said freely the model itself says, at temperature 0.8. Prints
 // medians, their ratio and its spread, and how many guesses were right.
@@ -192,14 +193,14 @@ Speed replay(LocalEngine& engine, const std::vector<Turn>& turns, Speculation sp
   return all;
 }
 
-Speed talk(LocalEngine& engine, std::uint64_t seed, Speculation speculation) {
+Speed talk(LocalEngine& engine, float temperature, std::uint64_t seed, Speculation speculation) {
   Speed all;
   engine.reset_cache();
   for (const char* prompt : {"The old lighthouse keeper put his lamp down and", "What I like about walking is that",
                              "The history of the printing press began when"}) {
     GenerateOptions options;
     options.max_tokens = 200;
-    options.sampling.temperature = 0.8F;
+    options.sampling.temperature = temperature;
     options.sampling.seed = seed;
     options.speculation = speculation;
     const Reply reply = must(engine.generate(must(engine.tokenizer().encode(prompt)), options, {}));
@@ -215,14 +216,15 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// run(pair, guessed)
 void measure(const char* name, int pairs, const auto& run) {
   std::vector<double> with;
   std::vector<double> without;
   std::vector<double> ratios;
   Speed all;
   for (int i = 0; i < pairs; ++i) {
-    without.push_back(run(i, Speculation::off).rate());
-    const Speed guessed = run(i, Speculation::automatic);
+    without.push_back(run(i, false).rate());
+    const Speed guessed = run(i, true);
     add(all, guessed);
     with.push_back(guessed.rate());
     ratios.push_back(with.back() / without.back());
@@ -233,27 +235,57 @@ void measure(const char* name, int pairs, const auto& run) {
   std::fflush(stdout);
 }
 
+void print(const DraftReport& report) {
+  std::string places;
+  for (std::size_t i = 0; i < report.proposed.size() && report.proposed[i] > 0; ++i) {
+    places += fmt::format(" {}/{}", report.accepted[i], report.proposed[i]);
+  }
+  fmt::print("draft model: right by place{}; {} trials, {} passes of {:.2f} ms, {:.2f} s in all, {} tokens read; {}\n",
+             places.empty() ? " none" : places, report.trials, report.passes, report.pass_ms, report.seconds,
+             report.read, report.pays ? "pays" : "does not pay");
+}
+
 }  // namespace
 }  // namespace dalsegno
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    fmt::print(stderr, "usage: speculation MODEL.gguf [PAIRS [THREADS]]\n");
+    fmt::print(stderr, "usage: speculation MODEL.gguf [PAIRS [THREADS [DRAFT.gguf]]]\n");
     return 2;
   }
+  using dalsegno::LocalEngine;
   using dalsegno::Speculation;
   dalsegno::EngineOptions options;
   options.model_path = argv[1];
   options.threads = argc > 3 ? std::atoi(argv[3]) : 0;
   const int pairs = argc > 2 ? std::max(1, std::atoi(argv[2])) : 5;
-  const auto engine = dalsegno::must(dalsegno::LocalEngine::open(options));
+  const auto engine = dalsegno::must(LocalEngine::open(options));
+  if (argc > 4) options.draft_model_path = argv[4];
+  const auto drafting = argc > 4 ? dalsegno::must(LocalEngine::open(options)) : nullptr;
   const auto edits = dalsegno::editing();
   const auto calls = dalsegno::agent();
-  dalsegno::replay(*engine, edits, Speculation::off);  // warm
-  dalsegno::measure("editing", pairs, [&](int, Speculation on) { return dalsegno::replay(*engine, edits, on); });
-  dalsegno::measure("agent", pairs, [&](int, Speculation on) { return dalsegno::replay(*engine, calls, on); });
-  dalsegno::measure("free text", pairs, [&](int seed, Speculation on) {
-    return dalsegno::talk(*engine, static_cast<std::uint64_t>(seed), on);
-  });
+  const auto on = [&](bool guessed, const auto& say) {
+    if (drafting != nullptr) return say(guessed ? *drafting : *engine, Speculation::automatic);
+    return say(*engine, guessed ? Speculation::automatic : Speculation::off);
+  };
+  const auto replayed = [&](const auto& turns) {
+    return [&](int, bool guessed) {
+      return on(guessed, [&](LocalEngine& by, Speculation how) { return dalsegno::replay(by, turns, how); });
+    };
+  };
+  for (LocalEngine* each : {engine.get(), drafting.get()}) {
+    if (each != nullptr) dalsegno::replay(*each, edits, Speculation::off);  // warm
+  }
+  dalsegno::measure("editing", pairs, replayed(edits));
+  dalsegno::measure("agent", pairs, replayed(calls));
+  const auto said = [&](float temperature) {
+    return [&, temperature](int pair, bool guessed) {
+      const auto seed = static_cast<std::uint64_t>(pair);
+      return on(guessed, [&](LocalEngine& by, Speculation how) { return dalsegno::talk(by, temperature, seed, how); });
+    };
+  };
+  dalsegno::measure("free text", pairs, said(0.8F));
+  if (drafting != nullptr) dalsegno::measure("free text, the likeliest tokens", pairs, said(0));
+  if (drafting != nullptr) dalsegno::print(drafting->draft_report().value());
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <utility>
 
@@ -262,6 +263,7 @@ void DraftModel::learn(Seat& seat, std::span<const TokenId> tokens) {
 void DraftModel::follow(Seat& seat, std::span<const TokenId> tokens) {
   if (!seat.table.is_open()) return;
   const auto next = tokens.subspan(static_cast<std::size_t>(seat.table.tokens()));
+  assert(!next.empty() && "a step brings a token");
   const auto most = static_cast<std::ptrdiff_t>(std::min(seat.ahead.size(), next.size() - 1));
   const auto end = std::mismatch(next.begin(), next.begin() + most, seat.ahead.begin()).first;
   cache_->commit(seat.table, next.first(static_cast<std::size_t>(end - next.begin())));
@@ -279,12 +281,13 @@ void DraftModel::choose(const Drafter::Step& step) {
     const auto right = [&](int guess) { return seat.right[static_cast<std::size_t>(guess)]; };
     const PayingGuesses paying = paying_guesses(each.most, step, seconds, right);
     report_.pays |= paying.count > 0;
-    if (step.seconds > 0) {
-      seat.worth += std::max(0.0, paying.right * step.seconds / step.tokens - paying.count * seconds);
-    }
     each.count = always_ > 0 ? std::min(always_, each.most) : paying.count;
     const double hoped = always_ > 0 ? each.count : paying.right;
-    if (each.asked->draft.expected > 0 && each.asked->draft.expected >= hoped) each.most = each.count = 0;
+    if (each.asked->draft.expected > 0 && each.asked->draft.expected >= hoped) {
+      each.most = each.count = 0;
+    } else if (paying.count > 0) {
+      seat.worth += paying.right * step.seconds / step.tokens - paying.count * seconds;
+    }
   }
   if (always_ == 0) try_one_more(step);
   std::erase_if(choices_, [](const Choice& each) { return each.count == 0; });
@@ -341,7 +344,7 @@ void DraftModel::read(int rows) {
     const int at = seat.table.tokens();
     const int left = static_cast<int>(tokens.size()) - at - 1;
     const bool all = always_ > 0 || each.is_trial;
-    const int read = std::min({left, rows, all ? left : static_cast<int>(seat.worth / token_seconds_)});
+    const int read = std::min({left, rows, all ? left : static_cast<int>(std::min<double>(left, seat.worth / token_seconds_))});
     if (left < kJoins || read < kLeastRead || !make_room(seat, read)) continue;
     rows -= read;
     (each.is_trial ? trial_seconds_ : seat.worth) -= read * token_seconds_;
@@ -383,6 +386,7 @@ void DraftModel::go_on(const Drafter::Step& step) {
     double share = 1;
     for (std::size_t i = 0; i < seat.guessed.size(); ++i) expected += share *= seat.right[i];
     each.asked->draft = {seat.guessed, expected};
+    seat.trial_value = 0;
     if (!each.is_trial) continue;
     ++report_.trials;
     const double spent = pass_seconds(1) + step.guess_seconds;

@@ -131,13 +131,13 @@ LocalEngine::~LocalEngine() {
 void LocalEngine::cut(const ProcessMemory::Cut& cut) {
   scheduler_->post([this, cut](KvCache& cache) {
     if (cut.only_if_idle && memory_->is_active()) return;
+    if (draft_model_ != nullptr && memory_->budget().used() > cut.target) draft_model_->release(cut.buffers);
     constraints_->forget(cut.target);
     if (cut.target == 0) {
       cache.clear();
     } else {
       cache.shrink(cut.target);
     }
-    if (draft_model_ != nullptr) draft_model_->release(cut.buffers);
     if (cut.buffers) {
       backend_->release_buffers();
 #ifdef __GLIBC__
