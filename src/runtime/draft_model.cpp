@@ -32,7 +32,7 @@ constexpr int kLeastRead = 16;
 constexpr double kAim = 0.7;
 // Reading takes this share of a pass per token until there was one that says so.
 constexpr double kFirstRead = 0.25;
-constexpr int kMeasuredRead = 32;
+constexpr int kMeasuredRead = kLeastRead;
 // Each guess counts for so much of the mean, a reading pass for so much of its.
 constexpr double kNewest = 1.0 / 16;
 constexpr double kNewestRead = 0.25;
@@ -217,11 +217,17 @@ void DraftModel::draft(std::span<Asked> asked, const Drafter::Step& step) {
   for (Asked& each : asked) consider(each);
   if (always_ == 0 && (step.seconds <= 0 || turn_ % kPlainEvery == 0)) return;
   choose(step);
+  const double trial_seconds = trial_seconds_;
+  const double seconds = report_.seconds;
   begin();
   while (!parts_.empty()) {
     run();
     go_on(step);
   }
+  // A trial by itself is charged with what it took, not with what was expected.
+  if (choices_.size() != 1 || !choices_.front().is_trial || choices_.front().count > 1) return;
+  trial_seconds_ = trial_seconds - (report_.seconds - seconds);
+  if (!choices_.front().seat->guessed.empty()) trial_seconds_ -= step.guess_seconds;
 }
 
 void DraftModel::consider(Asked& asked) {

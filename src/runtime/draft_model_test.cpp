@@ -218,6 +218,24 @@ TEST(DraftModelTest, WhatATurnReadTheNextOneDoesNotReadAgain) {
   }
 }
 
+TEST(DraftModelTest, WhatItReadForOneTenantItReadsAgainForAnother) {
+  std::mt19937 random(12);
+  const auto engine = open_engine({.draft = "llama-gqa"});
+  guess_always(*engine, 4);
+  const Tokens prompt = random_tokens(random, 300);
+  GenerateOptions options;
+  options.max_tokens = 40;
+  std::vector<std::uint64_t> read;
+  for (const char* salt : {"one", "other", "one"}) {
+    options.salt = salt;
+    ASSERT_TRUE(engine->generate(prompt, options, {}).ok());
+    read.push_back(engine->draft_report()->read);
+  }
+  EXPECT_GE(read[0], 260U);
+  EXPECT_GE(read[1], 2 * read[0] - 40);
+  EXPECT_EQ(read[2], read[1]);
+}
+
 TEST(DraftModelTest, DrawsTextAndLogProbabilitiesAreTheSame) {
   std::mt19937 random(5);
   const auto engine = open_engine({.draft = "llama-gqa"});
