@@ -195,8 +195,8 @@ typedef struct dalsegno_engine_options {
   size_t quota_count;
   uint64_t quota_bytes;
   double step_ms;
-  int32_t threads;       // 0: one per core
-  const char* eviction;  // "value" or "lru"
+  int32_t threads;               // 0: one per core
+  const char* eviction;          // "value" or "lru"
   const char* draft_model_path;  // a small GGUF model with the same vocabulary, which guesses; NULL: none
 } dalsegno_engine_options;
 DALSEGNO_API void dalsegno_engine_options_init(dalsegno_engine_options* options, size_t size);

@@ -1,8 +1,8 @@
-// speculation MODEL.gguf [PAIRS [THREADS [DRAFT.gguf]]]: decode speed with guesses and without, in turns, on three kinds
-// of text; with a draft model, of an engine that has it and one that guesses from what was said alone.
-// Editing and agent traces are scripted: each reply is given, token by token, whatever the logits say, so that they are
-// what a model answers that can do the task. What is said freely the model itself says, at temperature 0.8. Prints
-// medians, their ratio and its spread, and how many guesses were right.
+// speculation MODEL.gguf [PAIRS [THREADS [DRAFT.gguf]]]: decode speed with guesses and without, in turns, on three
+// kinds of text; with a draft model, of an engine that has it and one that guesses from what was said alone. Editing
+// and agent traces are scripted: each reply is given, token by token, whatever the logits say, so that they are what a
+// model answers that can do the task. What is said freely the model itself says, at temperature 0.8. Prints medians,
+// their ratio and its spread, and how many guesses were right.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -39,8 +39,8 @@ struct EngineOptions {
   double step_ms = 50;             // how long a step that continues replies may work on prompts beside them
   int threads = 0;                 // 0: one per core
   std::string eviction = "value";  // which cached blocks make room for others, or "lru"; see docs/memory.md
-  // A GGUF file of a small model with the same vocabulary, which guesses what replies will say where that is faster; see
-  // docs/api.md. Empty: none.
+  // A GGUF file of a small model with the same vocabulary, which guesses what replies will say where that is faster;
+  // see docs/api.md. Empty: none.
   std::string draft_model_path;
 };
 

@@ -26,7 +26,7 @@ template <class T>
 
 // What every verb takes.
 struct CommonOptions {
-  std::string model;  // as given: a path or a name in the models folder
+  std::string model;        // as given: a path or a name in the models folder
   std::string draft_model;  // the same; empty: none
   bool json = false;
   EngineOptions engine;  // the paths are filled by open_engine

@@ -110,10 +110,7 @@ KvCacheOptions cache_options(const DraftModel::Loaded& loaded) {
 // What is known of one sequence. Its own guesses are those of DraftLookup.
 struct DraftModel::Seat final : Drafter {
   Seat(DraftModel& of, const GenerateOptions& options)
-      : model(of),
-        name_space{of.name_space_.key, options.salt},
-        reuse(options.reuse),
-        retention(options.retention) {}
+      : model(of), name_space{of.name_space_.key, options.salt}, reuse(options.reuse), retention(options.retention) {}
   ~Seat() override { model.leave(*this); }
   Draft draft(const Question& question) override { return lookup.draft(question); }
 
@@ -153,14 +150,14 @@ Result<std::unique_ptr<DraftModel>> DraftModel::open(const Parts& parts) {
   const std::uint64_t least = KvCache::bytes_needed(options, 1, 1);
   if (share < least) {
     const auto [needed, there] = told_apart(least, share);
-    return of_draft({ErrorCode::exhausted,
-                     fmt::format("{} has no room for K/V: a block of {} tokens needs {}, but an eighth of what the "
-                                 "memory budget of {} has left is {}; raise --memory",
-                                 quoted_path(parts.path), kBlockTokens, needed, human_bytes(parts.budget->limit()),
-                                 there)});
+    return of_draft(
+        {ErrorCode::exhausted,
+         fmt::format("{} has no room for K/V: a block of {} tokens needs {}, but an eighth of what the "
+                     "memory budget of {} has left is {}; raise --memory",
+                     quoted_path(parts.path), kBlockTokens, needed, human_bytes(parts.budget->limit()), there)});
   }
-  DALSEGNO_ASSIGN(room,
-                  parts.budget->reserve(MemoryKind::work, std::min(most, share), "the room for K/V of the draft model"));
+  DALSEGNO_ASSIGN(
+      room, parts.budget->reserve(MemoryKind::work, std::min(most, share), "the room for K/V of the draft model"));
   std::unique_ptr<DraftModel> made(new DraftModel(parts, std::move(backend), std::move(loaded), std::move(room)));
   options.budget = &made->kv_budget_;
   options.max_bytes = made->kv_budget_.limit();
@@ -245,8 +242,8 @@ void DraftModel::consider(Asked& asked) {
   const bool has_all = std::ranges::all_of(tokens.subspan(seat->checked), has);
   seat->checked = tokens.size();
   if (!has_all || std::cmp_greater_equal(tokens.size(), positions_)) return end(*seat);
-  const int most = std::min({asked.question.most, DraftReport::kMostGuesses,
-                             positions_ - static_cast<int>(tokens.size())});
+  const int most =
+      std::min({asked.question.most, DraftReport::kMostGuesses, positions_ - static_cast<int>(tokens.size())});
   if (most > 0 && turn_ >= seat->rests_until) choices_.push_back({.asked = &asked, .seat = seat, .most = most});
 }
 
@@ -316,8 +313,8 @@ void DraftModel::try_one_more(const Drafter::Step& step) {
 int DraftModel::missing(Seat& seat, std::span<const TokenId> tokens) {
   if (!seat.table.is_open()) {
     const int limit = static_cast<int>(tokens.size()) - 1;
-    seat.table = seat.reuse ? cache_->open(seat.name_space, tokens, limit, seat.retention).table
-                            : cache_->open_private();
+    seat.table =
+        seat.reuse ? cache_->open(seat.name_space, tokens, limit, seat.retention).table : cache_->open_private();
   }
   return static_cast<int>(tokens.size()) - seat.table.tokens();
 }
@@ -350,7 +347,8 @@ void DraftModel::read(int rows) {
     const int at = seat.table.tokens();
     const int left = static_cast<int>(tokens.size()) - at - 1;
     const bool all = always_ > 0 || each.is_trial;
-    const int read = std::min({left, rows, all ? left : static_cast<int>(std::min<double>(left, seat.worth / token_seconds_))});
+    const int read =
+        std::min({left, rows, all ? left : static_cast<int>(std::min<double>(left, seat.worth / token_seconds_))});
     if (left < kJoins || read < kLeastRead || !make_room(seat, read)) continue;
     rows -= read;
     (each.is_trial ? trial_seconds_ : seat.worth) -= read * token_seconds_;
@@ -433,8 +431,8 @@ void DraftModel::run() {
   std::size_t guess = 0;
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const Part& part = parts_[i];
-    const auto failed = backend_->failed_rows().subspan(static_cast<std::size_t>(step_sequences_[i].first_row),
-                                                        part.tokens.size());
+    const auto failed =
+        backend_->failed_rows().subspan(static_cast<std::size_t>(step_sequences_[i].first_row), part.tokens.size());
     const TokenId next = part.guess ? guesses[guess++] : 0;
     if (std::ranges::any_of(failed, [](const char* why) { return why != nullptr; })) {
       end(*part.seat);

@@ -21,9 +21,9 @@
 
 namespace dalsegno {
 
-// A small model with the vocabulary of the one that it guesses for. A token of a draft is a pass over all sequences that
-// want one, between composing the step and running it; a draft is as long as that pays by what passes take and how often
-// guesses came true, by their place in the draft. What others were told before costs nothing, so it is preferred.
+// A small model with the vocabulary of the one that it guesses for. A token of a draft is a pass over all sequences
+// that want one, between composing the step and running it; a draft is as long as that pays by what passes take and how
+// often guesses came true, by their place in the draft. What others were told before costs nothing, so it is preferred.
 // A sequence is read by the time that guesses of it would have saved meanwhile, so that a reply which ends early has
 // not paid for a long prompt; then, and where guessing does not pay, it gets what DraftLookup guesses.
 // Its K/V have a cache of their own, in room that open() sets apart. Whatever it fails at (room, the length of a

@@ -149,8 +149,7 @@ TEST_P(DraftModels, GuessForThirtyTwoAtOnceAsForOne) {
     prompts.push_back(random_tokens(random, 1 + static_cast<int>(random() % 60)));
     plain.push_back(follow(*engine, prompts.back(), 10 + i, false));
     guessed.push_back(std::make_shared<Witness>(10 + i));
-    work.push_back(
-        work_of(*engine, prompts.back(), guessed.back(), i % 5 != 1, i % 4 != 2, i % 7 == 3 ? "other" : ""));
+    work.push_back(work_of(*engine, prompts.back(), guessed.back(), i % 5 != 1, i % 4 != 2, i % 7 == 3 ? "other" : ""));
   }
   engine->reset_cache();
   engine->scheduler().submit(std::move(work));
@@ -166,8 +165,7 @@ TEST_P(DraftModels, GuessForThirtyTwoAtOnceAsForOne) {
 INSTANTIATE_TEST_SUITE_P(Pairs, DraftModels,
                          ::testing::Values(Pair{"llama-gqa", {}, "llama-gqa"},
                                            Pair{"llama-gqa", {KvFormat::q4, 32}, "llama-gqa"},
-                                           Pair{"gemma3-swa", {}, "gemma3-swa"},
-                                           Pair{"qwen3-qknorm", {}, "gemma3-swa"},
+                                           Pair{"gemma3-swa", {}, "gemma3-swa"}, Pair{"qwen3-qknorm", {}, "gemma3-swa"},
                                            Pair{"gemma3-swa", {KvFormat::bf16, 64, 0, 64, 16}, "llama-q4_1"}));
 
 TEST(DraftModelTest, TheModelItselfIsNearlyAlwaysRightAndAnotherIsNot) {
@@ -452,9 +450,10 @@ TEST_F(DraftFiles, AnotherTokenIsNamed) {
   write(bytes);
   const Error error = refusal();
   EXPECT_EQ(error.code, ErrorCode::unsupported);
-  EXPECT_EQ(error.message, fmt::format("the draft model: '{}': token 70 is '~', but '{}' in '{}'; choose a draft model with "
-                                       "the same vocabulary",
-                                       path_, (*tokens)[70], source));
+  EXPECT_EQ(error.message,
+            fmt::format("the draft model: '{}': token 70 is '~', but '{}' in '{}'; choose a draft model with "
+                        "the same vocabulary",
+                        path_, (*tokens)[70], source));
 }
 
 TEST_F(DraftFiles, AnotherNumberOfTokensIsNamed) {
@@ -466,10 +465,11 @@ TEST_F(DraftFiles, AnotherNumberOfTokensIsNamed) {
   write(draft.bytes());
   const Error error = refusal();
   EXPECT_EQ(error.code, ErrorCode::unsupported);
-  EXPECT_EQ(error.message,
-            fmt::format("the draft model: '{}' has a vocabulary of {} tokens, but '{}' one of {}; choose a draft model with "
-                        "the same vocabulary",
-                        path_, fewer.size(), tiny_model("llama-gqa"), tokens.size()));
+  EXPECT_EQ(
+      error.message,
+      fmt::format("the draft model: '{}' has a vocabulary of {} tokens, but '{}' one of {}; choose a draft model with "
+                  "the same vocabulary",
+                  path_, fewer.size(), tiny_model("llama-gqa"), tokens.size()));
 }
 
 // Some models of a family have more rows than others, with names that nothing is encoded as.
@@ -482,7 +482,8 @@ TEST_F(DraftFiles, UnusedTokensBeyondTheOthersAreNoDifference) {
   types.push_back(5);
   testing::TestGguf draft;
   draft.set("tokenizer.ggml.tokens", testing::texts(more));
-  draft.set("tokenizer.ggml.token_type", testing::numbers(GgufType::i32, std::vector<std::int32_t>(types.begin(), types.end())));
+  draft.set("tokenizer.ggml.token_type",
+            testing::numbers(GgufType::i32, std::vector<std::int32_t>(types.begin(), types.end())));
   write(draft.bytes());
   const Error error = refusal();
   EXPECT_EQ(error.code, ErrorCode::corrupt) << "it has nothing but tokens";

@@ -201,10 +201,9 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   key.kv = kv;
   key.numerics_version = kNumericsVersion;
   const double audit_share = options.audit_share < 0 ? kAuditShare : options.audit_share;
-  scheduler_ =
-      std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key, limits.rows,
-                                                   context_, memory_.get(), this, audit_share, options.step_ms / 1e3,
-                                                   draft_model_.get()});
+  scheduler_ = std::make_unique<Scheduler>(Scheduler::Parts{model_.get(), backend_.get(), cache_.get(), key,
+                                                            limits.rows, context_, memory_.get(), this, audit_share,
+                                                            options.step_ms / 1e3, draft_model_.get()});
   return {};
 }
 

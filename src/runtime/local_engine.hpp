@@ -69,7 +69,7 @@ class LocalEngine final : public Engine {
   [[nodiscard]] ProcessMemory& memory() { return *memory_; }
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
-  [[nodiscard]] Model& model() { return *model_; }                          // engine thread only
+  [[nodiscard]] Model& model() { return *model_; }                        // engine thread only
   [[nodiscard]] DraftModel* draft_model() { return draft_model_.get(); }  // the same; null: none
 
  private:

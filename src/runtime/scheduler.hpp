@@ -72,9 +72,9 @@ class Scheduler {
     int max_rows = 0;  // of one step
     int context = 0;   // most tokens of one sequence
     ProcessMemory* memory = nullptr;
-    const void* holder = nullptr;  // by which `memory` knows this engine
-    double audit_share = 0;        // see SelfAudit
-    double step_seconds = 0.05;    // that chunks of prompts may add to a step with tokens of replies
+    const void* holder = nullptr;    // by which `memory` knows this engine
+    double audit_share = 0;          // see SelfAudit
+    double step_seconds = 0.05;      // that chunks of prompts may add to a step with tokens of replies
     StepDrafter* drafter = nullptr;  // beside those of the sequences; null: none
   };
   explicit Scheduler(const Parts& parts);

@@ -42,8 +42,8 @@ void Scheduler::guess() {
 Drafter::Question Scheduler::question(Sequence& sequence, int rows, const Drafter::Step& step) const {
   const std::vector<TokenId>& tokens = sequence.work.tokens;
   const int size = static_cast<int>(tokens.size());
-  int most = std::min(
-      {kMostGuesses, parts_.max_rows - rows, parts_.context - size, sequence.work.request->most_wanted() - 1});
+  int most =
+      std::min({kMostGuesses, parts_.max_rows - rows, parts_.context - size, sequence.work.request->most_wanted() - 1});
   if (sequence.work.most_reply > 0) {
     const int drawn = size - sequence.prompt_tokens;
     most = std::min(most, sequence.work.most_reply - drawn - 1);

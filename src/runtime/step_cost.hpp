@@ -7,8 +7,8 @@
 
 namespace dalsegno {
 
-// How many guesses pay, and how many of these will be right: as long as another one brings more tokens for its time than
-// the step does without it, by a quarter.
+// How many guesses pay, and how many of these will be right: as long as another one brings more tokens for its time
+// than the step does without it, by a quarter.
 struct PayingGuesses {
   int count = 0;
   double right = 0;

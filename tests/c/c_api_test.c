@@ -76,7 +76,8 @@ static void test_draft_model(const char* model) {
   how.speculation = DALSEGNO_SPECULATION_OFF;
   dalsegno_reply* plain = NULL;
   MUST(dalsegno_engine_generate(engine, prompt, 20, &how, &plain, error));
-  CHECK(drafted->id_count == plain->id_count && memcmp(drafted->ids, plain->ids, plain->id_count * sizeof(int32_t)) == 0);
+  CHECK(drafted->id_count == plain->id_count &&
+        memcmp(drafted->ids, plain->ids, plain->id_count * sizeof(int32_t)) == 0);
   dalsegno_reply_free(drafted);
   dalsegno_reply_free(plain);
   dalsegno_draft_report report;
