@@ -100,6 +100,9 @@ struct Pair {
   KvOptions kv;
   const char* draft;
 };
+void PrintTo(const Pair& pair, std::ostream* out) {
+  *out << pair.model << " by " << pair.draft;
+}
 
 class DraftModels : public ::testing::TestWithParam<Pair> {
  protected:

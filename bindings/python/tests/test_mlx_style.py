@@ -167,11 +167,11 @@ def test_requests_come_go_and_are_extracted(loaded):
 def test_a_draft_model_changes_no_token(loaded):
     model, tokenizer = loaded
     plain = [each.token for each in mlx_style.stream_generate(model, tokenizer, PROMPT, max_tokens=20)]
-    drafted, _ = mlx_style.load(model.path, memory=BUDGET, threads=2)
+    drafted, _ = mlx_style.load(model.path, memory=BUDGET, threads=2, context=256, draft_model=model.path)
     guessed = [each.token for each in mlx_style.stream_generate(drafted, tokenizer, PROMPT, max_tokens=20,
                                                                 draft_model=model)]
     assert guessed == plain
-    assert drafted.engine_of({}).draft_report() is not None and drafted.engine.draft_report() is None
+    assert drafted.engine_of({}) is drafted.engine and drafted.engine.draft_report() is not None
     drafted.close()
 
 
