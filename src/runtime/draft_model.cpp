@@ -174,6 +174,7 @@ DraftModel::DraftModel(const Parts& parts, std::unique_ptr<Backend> backend, Loa
       room_(std::move(room)),
       kv_budget_(room_.bytes()) {
   right_.fill(kHope);
+  step_then_.resize(kRows + 1);
 }
 
 DraftModel::~DraftModel() = default;
@@ -209,6 +210,7 @@ std::shared_ptr<Drafter> DraftModel::drafter_for(const GenerateOptions& options)
 
 void DraftModel::draft(std::span<Asked> asked, const Drafter::Step& step) {
   ++turn_;
+  step_now_ = step.seconds;
   trial_seconds_ += kTrialShare * step.seconds;
   choices_.clear();
   for (Asked& each : asked) consider(each);
@@ -425,7 +427,10 @@ void DraftModel::run() {
   const int rows = static_cast<int>(step_tokens_.size());
   ++report_.passes;
   report_.seconds += seconds;
-  if (rows == static_cast<int>(logit_rows_.size())) pass_cost_.learn(rows, 0, seconds);
+  if (rows == static_cast<int>(logit_rows_.size())) {
+    pass_cost_.learn(rows, 0, seconds);
+    step_then_[static_cast<std::size_t>(rows)] = step_now_;
+  }
   if (rows == 1) report_.pass_ms = 1e3 * pass_seconds(1);
   if (rows >= kMeasuredRead) token_seconds_ += kNewestRead * (seconds / rows - token_seconds_);
   std::size_t guess = 0;
@@ -444,11 +449,16 @@ void DraftModel::run() {
   }
 }
 
-// As many or fewer rows were timed: what takes longer than it seems is noticed once it is tried.
-double DraftModel::pass_seconds(int rows) const {
+// As many or fewer rows were timed: what takes longer than it seems is noticed once it is tried. Steps that take longer
+// than those of that time, since sequences are longer or the machine is busy, let expect the same of passes.
+double DraftModel::pass_seconds(int rows) {
   double seconds = 0;
-  for (; rows > 0 && seconds <= 0; --rows) seconds = pass_cost_.step(rows, 0).seconds;
-  return seconds;
+  int near = rows;
+  for (; near > 0 && seconds <= 0; --near) seconds = pass_cost_.step(near, 0).seconds;
+  if (near + 1 != rows || step_now_ <= 0) return seconds;
+  double& then = step_then_[static_cast<std::size_t>(rows)];
+  if (then <= 0) then = step_now_;
+  return seconds * std::max(1.0, step_now_ / then);
 }
 
 // --- Room ---

@@ -106,7 +106,7 @@ class DraftModel final : public StepDrafter {
   void put_away(Seat& seat);
   void end(Seat& seat);
   void leave(Seat& seat);
-  [[nodiscard]] double pass_seconds(int rows) const;
+  [[nodiscard]] double pass_seconds(int rows);
 
   // Constant after construction.
   const double step_seconds_;
@@ -125,8 +125,10 @@ class DraftModel final : public StepDrafter {
   int always_ = 0;
   std::array<double, DraftReport::kMostGuesses> right_;  // share of guesses that came true, lately, by their place
   StepCost pass_cost_;                                   // by rows
-  double token_seconds_ = 0;                             // of reading
-  double trial_seconds_ = 0;                             // that guesses may take which are not known to pay
+  std::vector<double> step_then_;  // [rows]: what a step took when such a pass was timed; 0: unknown
+  double step_now_ = 0;
+  double token_seconds_ = 0;  // of reading
+  double trial_seconds_ = 0;  // that guesses may take which are not known to pay
   DraftReport report_;
   // Of the step being guessed for.
   std::vector<Choice> choices_;
