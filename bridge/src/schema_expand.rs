@@ -9,6 +9,7 @@ use crate::schema_keywords::{
 };
 use crate::schema_keywords::{unseen, with, words, Expanded, Words, FALSE};
 use crate::schema_numbers::check_small;
+use crate::schema_rewrite::unresolved;
 use crate::schema_text::{self, Patterns};
 use referencing::{Draft, List, Registry, Uri};
 use serde_json::Value;
@@ -120,12 +121,12 @@ impl<'r> Expansion<'r> {
     }
 
     fn schema(&mut self, schema: Words<'r>, claim: &Claim<'r>, seers: &Seers) -> Expanded<'r> {
-        let draft = claim.draft.detect(claim.node).map_err(|e| e.to_string())?;
+        let draft = claim.draft.detect(claim.node).map_err(|e| unresolved(&e))?;
         let resource = draft.create_resource_ref(claim.node);
         // What a reference led to is looked at from inside already.
         let inside = claim.at.lookup("").is_ok_and(|found| std::ptr::eq(found.contents(), claim.node));
         let at =
-            if inside { claim.at.clone() } else { claim.at.in_subresource(resource).map_err(|e| e.to_string())? };
+            if inside { claim.at.clone() } else { claim.at.in_subresource(resource).map_err(|e| unresolved(&e))? };
         let claim = Claim { at, draft, ..claim.clone() };
         let sees = ["unevaluatedProperties", "unevaluatedItems"].iter().any(|k| schema.contains_key(*k));
         let (own, inner) = if sees && claim.holds {
@@ -463,7 +464,7 @@ impl<'r> Expansion<'r> {
 
     fn target(&self, keyword: &str, reference: &str, claim: &Claim<'r>) -> Result<Claim<'r>, String> {
         let cannot =
-            |e: referencing::Error| format!("what {keyword:?} {reference:?} in it refers to is not there: {e}");
+            |e: referencing::Error| format!("the {keyword:?} {reference:?} in it leads nowhere: {}", unresolved(&e));
         let at = &claim.at;
         let found = match keyword {
             "$recursiveRef" => at.lookup_recursive_ref().map_err(cannot)?,
