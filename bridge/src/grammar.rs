@@ -4,6 +4,7 @@
 //! Compiling runs on a thread of its own with a large stack, since llguidance recurses over what it is given, and within
 //! limits on size, work and lexer states, so that a hostile grammar costs milliseconds and a sentence.
 
+use crate::choices::one_of;
 use crate::failure::{Code, Failure};
 use crate::grammar_errors::{of_lark, of_schema, of_text, EMPTY, TOO_LARGE};
 use crate::grammar_gbnf::{is_gbnf, to_lark};
@@ -109,10 +110,7 @@ impl Source<'_> {
             }
             Source::Lark(text) => Ok(TopLevelGrammar::from_lark(text.to_string())),
             Source::Choices(texts) if texts.is_empty() => Err(self.refused("it is empty; give at least one".into())),
-            Source::Choices(texts) => {
-                let any: Vec<String> = texts.iter().map(|text| regex::escape(text)).collect();
-                Ok(TopLevelGrammar::from_regex(&format!("(?:{})", any.join("|"))))
-            }
+            Source::Choices(texts) => Ok(TopLevelGrammar::from_regex(&one_of(texts))),
         }
     }
 

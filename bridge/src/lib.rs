@@ -4,6 +4,7 @@
 mod abi;
 mod abi_grammar;
 mod byte_level;
+mod choices;
 mod ecma_pattern;
 mod failure;
 mod grammar;

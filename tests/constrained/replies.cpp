@@ -51,12 +51,12 @@ Result<std::vector<TokenId>> prompt_of(const json::object& asked, const Tokenize
   return tokenizer.encode(prompt, {.special = true});
 }
 
-// Of tokens with which a string, a list, an object or the whole may end: replies that are cut off prove little.
+// Of tokens with which a value or the whole may end: replies that are cut off prove little.
 std::vector<std::pair<TokenId, float>> eager_to_end(const Vocabulary& vocabulary) {
   std::vector<std::pair<TokenId, float>> bias;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     const std::string_view bytes = vocabulary.bytes(id);
-    const bool ends = !bytes.empty() && std::string_view("\"]}").find(bytes.front()) != std::string_view::npos;
+    const bool ends = !bytes.empty() && std::string_view("\"]},").find(bytes.front()) != std::string_view::npos;
     if (ends || vocabulary.is_end_of_turn(id)) bias.emplace_back(id, kEager);
   }
   return bias;
