@@ -219,8 +219,8 @@ TEST_F(Grammar, WhatCannotBeUsedIsRefusedWithASentence) {
   EXPECT_THAT(refusal(Constraint::regex("(")), HasSubstr("the regular expression cannot be used"));
   EXPECT_THAT(refusal(Constraint::regex("(?=a)b")), HasSubstr("it looks around at character 1"));
   EXPECT_THAT(refusal(Constraint::regex("[[:^space:]")), HasSubstr("regular expression"));
-  for (const Constraint& empty :
-       {Constraint::json_schema(R"({"$ref":"#"})"), Constraint::regex(R"([^\s\S])"), Constraint::lark("start: start\n")}) {
+  for (const Constraint& empty : {Constraint::json_schema(R"({"$ref":"#"})"), Constraint::regex(R"([^\s\S])"),
+                                  Constraint::lark("start: start\n")}) {
     EXPECT_THAT(refusal(empty), HasSubstr("no text matches it"));
   }
   EXPECT_THAT(refusal(Constraint::lark("start: missing\n")), HasSubstr("missing"));
@@ -275,7 +275,8 @@ TEST_F(Grammar, BombsAreRefused) {
               HasSubstr("more than 10000 parts"));
   EXPECT_THAT(refusal(Constraint::one_of(std::vector<std::string>(100000, "x"))), HasSubstr("10000 are the limit"));
   EXPECT_THAT(refusal(Constraint::one_of({repeated("word ", 200000)})), HasSubstr("bytes"));
-  for (const char* pattern : {"(a?){200}a{200}", "(a{1,1000}){1,1000}", "((a{1,100}b?){1,100}c?){1,100}", "a{100000}"}) {
+  for (const char* pattern :
+       {"(a?){200}a{200}", "(a{1,1000}){1,1000}", "((a{1,100}b?){1,100}c?){1,100}", "a{100000}"}) {
     EXPECT_THAT(refusal(Constraint::regex(pattern)), HasSubstr("repetitions"));
   }
 }
@@ -339,8 +340,8 @@ TEST_F(Grammar, NumbersThatCannotBeToldApartAreRefused) {
 // What compiles, but comes to too much on the way, ends its own text.
 TEST_F(Grammar, EachStepIsBounded) {
   int ended = 0;
-  for (const char* pattern : {"(a{1,100}){1,100}", "((a{1,20}b?){1,20}c?){1,20}", R"((\p{L}{1,60}[^a]{0,60}){1,60})",
-                              "(?s:.*a.{500})"}) {
+  for (const char* pattern :
+       {"(a{1,100}){1,100}", "((a{1,20}b?){1,20}c?){1,20}", R"((\p{L}{1,60}[^a]{0,60}){1,60})", "(?s:.*a.{500})"}) {
     Matcher matcher = compile(Constraint::regex(pattern));
     TokenMask allowed(vocabulary_->size());
     const TokenId letter = 'a';

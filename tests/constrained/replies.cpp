@@ -56,7 +56,7 @@ std::vector<std::pair<TokenId, float>> eager_to_end(const Vocabulary& vocabulary
   std::vector<std::pair<TokenId, float>> bias;
   for (TokenId id = 0; id < vocabulary.size(); ++id) {
     const std::string_view bytes = vocabulary.bytes(id);
-    const bool ends = !bytes.empty() && std::string_view("\"]},").find(bytes.front()) != std::string_view::npos;
+    const bool ends = !bytes.empty() && std::string_view("\"]}").find(bytes.front()) != std::string_view::npos;
     if (ends || vocabulary.is_end_of_turn(id)) bias.emplace_back(id, kEager);
   }
   return bias;
