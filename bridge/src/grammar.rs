@@ -188,7 +188,10 @@ pub struct Grammars {
 
 impl Grammars {
     pub fn new(tokens: TokEnv) -> Result<Self, Failure> {
-        let slices = SlicedBiasComputer::general_slices();
+        // Tokens of a class are allowed at once where a text may go on with any of it. A pattern's dot takes no separators of
+        // lines, so the class has none.
+        let each = SlicedBiasComputer::general_slices().into_iter();
+        let slices: Vec<_> = each.map(|slice| slice.replace("\\x7F]", "\\x7F\\u{2028}\\u{2029}]")).collect();
         let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &slices).map_err(|_| {
             Failure::new(Code::Unsupported, "no trie can be made of the vocabulary, which constraints need")
         })?;
