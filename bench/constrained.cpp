@@ -45,6 +45,8 @@ std::vector<Named> schemas() {
                                          "required":["text"],"additionalProperties":false})"},
           {"people, any white space", people(person, "")},
           {"people, none", people(person, R"(,"x-guidance":{"whitespace_flexible":false})")},
+          {"text by a pattern", R"({"type":"object","properties":{"text":{"type":"string","pattern":"^.{400,}$"}},
+                                    "required":["text"],"additionalProperties":false})"},
           {"any JSON", R"({"type":"array","minItems":200})"}};
 }
 
