@@ -10,6 +10,8 @@ use crate::grammar_tokens::GrammarTokens;
 use crate::schema_ids::{has_addresses_inside, settle};
 use crate::schema_numbers::check_all;
 use crate::schema_rewrite::rewritten;
+use crate::tool_calls::{of_an_object, ToolCalls, PYTHON_TAG};
+use crate::tool_text::ToolText;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory, TokenParser};
@@ -35,7 +37,7 @@ const BYTES_PER_BYTE: usize = 192;
 /// Address space; what compiling does not reach is never touched.
 const STACK: usize = 256 << 20;
 /// Between the tokens of JSON: a space or two, or a new line and what it is indented by.
-const WHITE_SPACE: &str = r"(?:[\x20\x09]{1,2}|\x0D?\x0A[\x20\x09]{0,40})";
+pub const WHITE_SPACE: &str = r"(?:[\x20\x09]{1,2}|\x0D?\x0A[\x20\x09]{0,40})";
 const LONGEST_REASON: usize = 400;
 const TOO_LARGE: &str = "(too large); make it smaller";
 
@@ -87,11 +89,9 @@ impl Source<'_> {
         self.check_size()?;
         match self {
             Source::JsonSchema(text) => {
-                let mut schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
-                check_schema(&schema, &mut 0).map_err(|reason| self.refused(reason))?;
-                check_all(&schema).map_err(|reason| self.refused(reason))?;
-                settle(&mut schema).map_err(|reason| self.refused(reason))?;
-                Ok(TopLevelGrammar::from_json_schema(laid_out(schema)))
+                let schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
+                let schema = checked(schema, &mut 0).map_err(|reason| self.refused(reason))?;
+                Ok(TopLevelGrammar::from_json_schema(schema))
             }
             Source::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
             Source::Lark(text) if is_gbnf(text) => {
@@ -111,7 +111,14 @@ impl Source<'_> {
     }
 }
 
-/// Requires: at most 127 levels.
+/// As it can be compiled. seen: the parts so far. Requires: at most 127 levels.
+fn checked(mut schema: Value, seen: &mut usize) -> Result<Value, String> {
+    check_schema(&schema, seen)?;
+    check_all(&schema)?;
+    settle(&mut schema)?;
+    Ok(laid_out(schema))
+}
+
 fn check_schema(schema: &Value, seen: &mut usize) -> Result<(), String> {
     *seen += 1;
     if *seen > MOST_VALUES {
@@ -188,28 +195,63 @@ impl Grammars {
     /// At the beginning of a text; clones follow texts.
     pub fn compile(&self, source: &Source) -> Result<Follower, Failure> {
         let grammar = source.grammar()?;
-        let compile = || self.parser(grammar, source.size());
-        let parser = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, compile);
-            let thread = thread.map_err(|e| {
-                Failure::new(Code::Exhausted, format!("there is no thread to compile the {} on: {e}", source.name()))
-            })?;
-            thread.join().map_err(|_| Failure::new(Code::Internal, format!("compiling the {} failed", source.name())))
-        })?;
-        let (parser, size) = parser.map_err(|e| source.refused(e))?;
-        let compiled = (size * BYTES_PER_BYTE) as u64;
-        Ok(Follower { matcher: Matcher::new(Ok(parser.clone())), shared: Arc::new(Compiled { parser, compiled }) })
+        let parser = on_large_stack(source.name(), || self.parser(grammar, source.size()))?;
+        let (parser, size, _) = parser.map_err(|e| source.refused(e))?;
+        Ok(Follower::new(parser, size))
+    }
+
+    /// Of a definition as ToolCalls::read() takes it.
+    pub fn compile_tool_calls(&self, definition: &str) -> Result<ToolText, Failure> {
+        let refused = |why: String| Failure::new(Code::InvalidArgument, format!("the tool calls cannot be used: {why}"));
+        if definition.len() > LONGEST_TEXT {
+            let size = definition.len();
+            return Err(refused(format!("their definition has {size} bytes, and {LONGEST_TEXT} are the limit")));
+        }
+        let mut calls = ToolCalls::read(definition).map_err(refused)?;
+        let (style, choice) = (calls.style, calls.choice);
+        let compile = move || self.tool_calls_parser(&mut calls, definition.len());
+        let (parser, size) = on_large_stack("tool calls", compile)?.map_err(refused)?;
+        Ok(ToolText::new(style, choice, Follower::new(parser, size), self.factory.tok_env().clone()))
+    }
+
+    /// Each tool's schema is compiled by itself before: then it is known whose fault it is.
+    fn tool_calls_parser(&self, calls: &mut ToolCalls, size: usize) -> Result<(TokenParser, usize), String> {
+        let mut seen = 0;
+        let mut all = size;
+        let mut schemas = Vec::new();
+        for tool in &mut calls.tools {
+            let schema = of_an_object(tool.parameters.take())
+                .and_then(|schema| checked(schema, &mut seen))
+                .and_then(|schema| {
+                    let length = schema.to_string().len();
+                    let (_, longer, grammar) = self.parser(TopLevelGrammar::from_json_schema(schema), length)?;
+                    all += longer.saturating_sub(length);
+                    if all > size + LONGEST_REWRITTEN {
+                        return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
+                    }
+                    Ok(grammar.grammars.into_iter().find_map(|first| first.json_schema).unwrap_or_default())
+                })
+                .map_err(|why| format!("the parameters of the tool {:?}: {why}", tool.name))?;
+            schemas.push(schema);
+        }
+        let tag = self.factory.tok_env().tok_trie().get_special_token(PYTHON_TAG).is_some();
+        let parser = self.factory.create_parser(calls.grammar(schemas, tag)).map_err(|e| reason(&e))?;
+        Ok((parser, all))
     }
 
     /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words. So is one with addresses
     /// inside: llguidance takes a reference that it was led to as one from where it was led from.
-    /// With the length of the text that was compiled.
-    fn parser(&self, mut grammar: TopLevelGrammar, size: usize) -> Result<(TokenParser, usize), String> {
+    /// With the length of the text that was compiled, and as what it was.
+    fn parser(
+        &self,
+        mut grammar: TopLevelGrammar,
+        size: usize,
+    ) -> Result<(TokenParser, usize, TopLevelGrammar), String> {
         let schema = grammar.grammars.first().and_then(|first| first.json_schema.clone());
         let addresses = schema.as_ref().is_some_and(has_addresses_inside);
         if !addresses {
             let refused = match self.factory.create_parser(grammar.clone()) {
-                Ok(parser) => return Ok((parser, size)),
+                Ok(parser) => return Ok((parser, size, grammar)),
                 Err(e) => reason(&e),
             };
             if schema.is_none() || refused.contains(TOO_LARGE) {
@@ -222,9 +264,19 @@ impl Grammars {
             return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
         }
         grammar.grammars[0].json_schema = Some(schema);
-        let parser = self.factory.create_parser(grammar).map_err(|e| reason(&e))?;
-        Ok((parser, longer))
+        let parser = self.factory.create_parser(grammar.clone()).map_err(|e| reason(&e))?;
+        Ok((parser, longer, grammar))
     }
+}
+
+/// llguidance recurses over what it is given.
+fn on_large_stack<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread
+            .map_err(|e| Failure::new(Code::Exhausted, format!("there is no thread to compile the {what} on: {e}")))?;
+        thread.join().map_err(|_| Failure::new(Code::Internal, format!("compiling the {what} failed")))
+    })
 }
 
 /// The first lines of an error: what follows is llguidance's state and a backtrace.
@@ -272,6 +324,17 @@ struct Compiled {
 }
 
 impl Follower {
+    /// size: of the text that was compiled.
+    fn new(parser: TokenParser, size: usize) -> Self {
+        let compiled = (size * BYTES_PER_BYTE) as u64;
+        Follower { matcher: Matcher::new(Ok(parser.clone())), shared: Arc::new(Compiled { parser, compiled }) }
+    }
+
+    /// Whether the tokens may follow, however the grammar would spell their text.
+    pub fn can_take(&mut self, ids: &[TokenId]) -> bool {
+        self.matcher.validate_tokens(ids).is_ok_and(|taken| taken == ids.len())
+    }
+
     /// Sets the bits of tokens that may come next. Requires: room for the vocabulary.
     pub fn mask(&mut self, words: &mut [u32]) -> Result<State, Failure> {
         words.fill(0);
