@@ -52,13 +52,13 @@ Result<std::vector<Named>> forms() {
   for (int i = 0; i < 8; ++i) tools.push_back({.name = fmt::format("person_{}", i), .parameters_json = person});
   DALSEGNO_ASSIGN(calls, tool_calls(ToolCallStyle::hermes, tools));
   return std::vector<Named>{
-          {"no constraint", std::nullopt, true},
-          {"8 tools, plain text", std::move(calls), true},
-          by("text in a JSON string", R"({"type":"object","properties":{"text":{"type":"string","minLength":1000}},
+      {"no constraint", std::nullopt, true},
+      {"8 tools, plain text", std::move(calls), true},
+      by("text in a JSON string", R"({"type":"object","properties":{"text":{"type":"string","minLength":1000}},
                                          "required":["text"],"additionalProperties":false})"),
-          by("people, any white space", people(person, "")),
-          by("people, none", people(person, R"(,"x-guidance":{"whitespace_flexible":false})")),
-          by("any JSON", R"({"type":"array","minItems":200})")};
+      by("people, any white space", people(person, "")),
+      by("people, none", people(person, R"(,"x-guidance":{"whitespace_flexible":false})")),
+      by("any JSON", R"({"type":"array","minItems":200})")};
 }
 
 double micros(Clock::duration time) {
@@ -96,8 +96,8 @@ Result<void> masks(const Vocabulary& vocabulary, const Named& form, const std::v
   return {};
 }
 
-Result<Reply> reply(LocalEngine& engine, const std::vector<TokenId>& prompt, const Options& options,
-                    const Named& form, std::uint64_t seed) {
+Result<Reply> reply(LocalEngine& engine, const std::vector<TokenId>& prompt, const Options& options, const Named& form,
+                    std::uint64_t seed) {
   GenerateOptions asked;
   asked.max_tokens = options.tokens;
   asked.sampling.temperature = 0.7F;

@@ -357,9 +357,10 @@ void bind_session(nb::module_& module) {
       nb::arg("engine"), nb::arg("instructions") = "", nb::kw_only(), nb::arg("messages") = nb::tuple(),
       nb::arg("tools") = nb::tuple(), nb::arg("call_style") = "automatic", nb::arg("tool_choice") = "auto",
       nb::arg("strict") = true, nb::arg("pin") = false,
-      nb::sig("def __init__(self, engine: Engine, instructions: str = '', *, messages: " MESSAGES
-              " = (), tools: collections.abc.Iterable[dict[str, object]] = (), call_style: str = 'automatic', "
-              "tool_choice: dalsegno.constraints.ToolChoice = 'auto', strict: bool = True, pin: bool = False) -> None"));
+      nb::sig(
+          "def __init__(self, engine: Engine, instructions: str = '', *, messages: " MESSAGES
+          " = (), tools: collections.abc.Iterable[dict[str, object]] = (), call_style: str = 'automatic', "
+          "tool_choice: dalsegno.constraints.ToolChoice = 'auto', strict: bool = True, pin: bool = False) -> None"));
   bind_replies(session);
   bind_changes(session);
   session

@@ -23,20 +23,20 @@ class Tools : public ::testing::Test {
   Script script_;
 
   Session session(bool strict) {
-    return make_session(
-        *engine_, {.tools = {{.name = "add",
-                                         .handler = [this](const std::string& arguments) -> Result<std::string> {
-                                           asked_.push_back(arguments);
-                                           return std::string("sum ") + std::to_string(asked_.size());
-                                         }},
-                                        {.name = "fail",
-                                         .handler = [](const std::string&) -> Result<std::string> {
-                                           return Error{ErrorCode::io, "the disk is full"};
-                                         }},
-                                        {.name = "throw", .handler = [](const std::string&) -> Result<std::string> {
-                                           throw std::runtime_error("out of luck");
-                                         }}},
-                   .strict = strict});
+    return make_session(*engine_, {.tools = {{.name = "add",
+                                              .handler = [this](const std::string& arguments) -> Result<std::string> {
+                                                asked_.push_back(arguments);
+                                                return std::string("sum ") + std::to_string(asked_.size());
+                                              }},
+                                             {.name = "fail",
+                                              .handler = [](const std::string&) -> Result<std::string> {
+                                                return Error{ErrorCode::io, "the disk is full"};
+                                              }},
+                                             {.name = "throw",
+                                              .handler = [](const std::string&) -> Result<std::string> {
+                                                throw std::runtime_error("out of luck");
+                                              }}},
+                                   .strict = strict});
   }
 
   ToolsReply run(int rounds = 8) {
@@ -197,8 +197,8 @@ TEST_F(Tools, MustBeCallableAsTheChoiceSays) {
   EXPECT_THAT(refusal(without, {.tool_choice = ToolChoice::required()}), HasSubstr("has none"));
   EXPECT_THAT(engine_->generate(std::vector<TokenId>{1}, {.tool_choice = ToolChoice()}).error().message,
               HasSubstr("sessions with tools"));
-  const auto odd = Session::create(
-      *engine_, {.tools = {{.name = "odd", .parameters_json = R"({"$ref":"https://example.com/x"})"}}});
+  const auto odd =
+      Session::create(*engine_, {.tools = {{.name = "odd", .parameters_json = R"({"$ref":"https://example.com/x"})"}}});
   ASSERT_FALSE(odd.ok());
   EXPECT_THAT(odd.error().message, HasSubstr("\"odd\""));
   EXPECT_THAT(odd.error().message, HasSubstr("`strict`"));

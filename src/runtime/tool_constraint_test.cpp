@@ -90,7 +90,8 @@ TEST_F(ToolConstraints, HermesCallsStandInFreeText) {
   check(ToolCallStyle::hermes, {},
         {"It is noon.", "", "<tool_calls> and <tool>, a < b", std::string("\x00\xFF\xC3 any bytes", 13),
          R"(<tool_call>{"name":"now","arguments":{}}</tool_call>)",
-         "Let me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\", \"days\": 3}}\n</tool_call>\n"
+         "Let me see.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Rome\", \"days\": "
+         "3}}\n</tool_call>\n"
          "<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call> Done.",
          R"(<tool_call>{"name":"tree","arguments":{"next":{"next":{"of":3}}}}</tool_call>)",
          "<think>I could say <tool_call>sing</tool_call></think>\nNo.", "{\"name\":\"sing\",\"arguments\":3}"},
@@ -120,7 +121,8 @@ TEST_F(ToolConstraints, HermesCallsMayBeRequired) {
 TEST_F(ToolConstraints, Llama3CallsBeginTheReply) {
   const std::string now = R"({"name":"now","parameters":{}})";
   const std::string rome = R"({"name": "weather", "parameters": {"city": "Rome", "days": 9}})";
-  check(ToolCallStyle::llama3, {}, {"It is noon.", "", "Try {x}", now, "\n" + now + "; " + rome, "<|python_tag|>" + rome},
+  check(ToolCallStyle::llama3, {},
+        {"It is noon.", "", "Try {x}", now, "\n" + now + "; " + rome, "<|python_tag|>" + rome},
         {{"{", "x"}, {" {\"name\":\"", "sing"}, {now, "x"}, {"<|python_tag|>", "now.call()"}, {"{", ""}});
   check(ToolCallStyle::llama3, ToolChoice::required(), {now, now + ";" + rome}, {{"", "I"}, {"", ""}});
   check(ToolCallStyle::llama3, ToolChoice::named("now"), {now}, {{"{\"name\":\"", "weather"}});
@@ -150,11 +152,13 @@ TEST_F(ToolConstraints, ThoughtsOfThePromptAreFree) {
 
 TEST_F(ToolConstraints, WhatCannotBeEnforcedNamesItsTool) {
   const auto refusal = [&](const std::string& schema) {
-    const auto made = grammars_->compile(calls(ToolCallStyle::hermes, {}, {tools()[0], {.name = "odd", .parameters_json = schema}}));
+    const auto made =
+        grammars_->compile(calls(ToolCallStyle::hermes, {}, {tools()[0], {.name = "odd", .parameters_json = schema}}));
     EXPECT_FALSE(made.ok()) << schema.substr(0, 100);
     return made.ok() ? "" : made.error().message;
   };
-  EXPECT_THAT(refusal(R"({"type":"object","properties":{"a":{"$ref":"https://example.com/x"}}})"), HasSubstr("\"odd\""));
+  EXPECT_THAT(refusal(R"({"type":"object","properties":{"a":{"$ref":"https://example.com/x"}}})"),
+              HasSubstr("\"odd\""));
   EXPECT_THAT(refusal(R"({"type":"string"})"), HasSubstr("arguments are an object"));
   EXPECT_THAT(refusal(R"({"properties":{"a":false},"required":["a"]})"), HasSubstr("\"odd\""));
   std::string bomb = R"({"type":"integer"})";
@@ -203,7 +207,8 @@ TEST_F(ToolConstraints, NoDrawBreaksACallThatIsRequired) {
     for (int i = 0; i < 40; ++i) {
       BatchRequest request{.prompt = {256, 'a', i}, .keep_cache = false};
       request.options.max_tokens = 300;
-      request.options.constraint = calls(style, i % 4 == 3 ? ToolChoice::named("weather") : ToolChoice::required(), two);
+      request.options.constraint =
+          calls(style, i % 4 == 3 ? ToolChoice::named("weather") : ToolChoice::required(), two);
       request.options.sampling = {.temperature = 1.5F, .seed = static_cast<std::uint64_t>(i)};
       requests.push_back(std::move(request));
     }

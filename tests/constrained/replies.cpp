@@ -1,7 +1,8 @@
 // constrained_replies MODEL: reads one JSON object a line, {"prompt": a user's message, "schema": a JSON schema as
-// text, "texts": [...]}, or instead of a schema "tool_calls": a definition as text (tools.hpp), and writes one for each: {"refused": why} or {"text": the reply that follows the schema,
-// "finish":
-// ..., of tool calls "calls": [[name, arguments], ...] or "malformed": why, "accepted": [of each of the texts whether the schema's grammar does]}.
+// text, "texts": [...]}, or instead of a schema "tool_calls": a definition as text (tools.hpp), and writes one for
+// each: {"refused": why} or {"text": the reply that follows the schema, "finish":
+// ..., of tool calls "calls": [[name, arguments], ...] or "malformed": why, "accepted": [of each of the texts whether
+// the schema's grammar does]}.
 
 #include <fmt/format.h>
 
