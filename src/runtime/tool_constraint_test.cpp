@@ -26,13 +26,13 @@ constexpr const char* kTree =
     R"({"$defs":{"node":{"type":"object","properties":{"next":{"$ref":"#/$defs/node"},"of":{"not":{"type":"string"},
         "type":["string","integer"]}},"additionalProperties":false}},"$ref":"#/$defs/node"})";
 
-std::vector<Tool> tools() {
+std::vector<Tool> three_tools() {
   return {{.name = "weather", .parameters_json = kWeather},
           {.name = "now", .parameters_json = kNothing},
           {.name = "tree", .parameters_json = kTree}};
 }
 
-Constraint calls(ToolCallStyle style, const ToolChoice& choice, const std::vector<Tool>& given = tools()) {
+Constraint calls(ToolCallStyle style, const ToolChoice& choice, const std::vector<Tool>& given = three_tools()) {
   auto made = tool_calls(style, given, choice);
   EXPECT_TRUE(made.ok()) << (made.ok() ? "" : made.error().message);
   return made.ok() ? std::move(made).value() : Constraint{};
@@ -153,7 +153,7 @@ TEST_F(ToolConstraints, ThoughtsOfThePromptAreFree) {
 TEST_F(ToolConstraints, WhatCannotBeEnforcedNamesItsTool) {
   const auto refusal = [&](const std::string& schema) {
     const auto made =
-        grammars_->compile(calls(ToolCallStyle::hermes, {}, {tools()[0], {.name = "odd", .parameters_json = schema}}));
+        grammars_->compile(calls(ToolCallStyle::hermes, {}, {three_tools()[0], {.name = "odd", .parameters_json = schema}}));
     EXPECT_FALSE(made.ok()) << schema.substr(0, 100);
     return made.ok() ? "" : made.error().message;
   };
@@ -175,8 +175,8 @@ TEST_F(ToolConstraints, WhatCannotBeEnforcedNamesItsTool) {
     ASSERT_FALSE(made.ok()) << text;
     EXPECT_THAT(made.error().message, HasSubstr(part));
   }
-  EXPECT_FALSE(tool_calls(ToolCallStyle::automatic, tools(), {}).ok());
-  EXPECT_FALSE(tool_calls(ToolCallStyle::json, tools(), ToolChoice::named("x")).ok());
+  EXPECT_FALSE(tool_calls(ToolCallStyle::automatic, three_tools(), {}).ok());
+  EXPECT_FALSE(tool_calls(ToolCallStyle::json, three_tools(), ToolChoice::named("x")).ok());
 }
 
 TEST_F(ToolConstraints, ManyToolsCompile) {
@@ -200,7 +200,7 @@ bool is_valid(const ToolCall& call) {
 }
 
 TEST_F(ToolConstraints, NoDrawBreaksACallThatIsRequired) {
-  const std::vector<Tool> two = {tools()[0], tools()[1]};
+  const std::vector<Tool> two = {three_tools()[0], three_tools()[1]};
   for (const ToolCallStyle style : {ToolCallStyle::hermes, ToolCallStyle::llama3, ToolCallStyle::json}) {
     BatchGenerator batch(*engine_);
     std::vector<BatchRequest> requests;
