@@ -116,6 +116,18 @@ class SystemFiles final : public FileSystem {
     return std::unique_ptr<ReadableFile>(std::make_unique<SystemReader>(std::move(file), path, size));
   }
 
+  std::string followed(const std::string& path) override {
+    constexpr int kMostLinks = 40;  // one after another, as Linux follows them
+    std::filesystem::path at = path;
+    std::error_code error;
+    for (int links = 0; links < kMostLinks && std::filesystem::is_symlink(at, error); ++links) {
+      const std::filesystem::path next = std::filesystem::read_symlink(at, error);
+      if (error) break;
+      at = next.is_absolute() ? next : at.parent_path() / next;
+    }
+    return at.string();
+  }
+
   Result<void> rename(const std::string& from, const std::string& to) override {
     if (::rename(from.c_str(), to.c_str()) != 0) return failed("write", to, errno);
     return {};
@@ -195,7 +207,8 @@ AtomicFile::~AtomicFile() {
   (void)files_->remove(temporary_);
 }
 
-Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& path) {
+Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& asked) {
+  const std::string path = files.followed(asked);
   const std::string folder = folder_of(path);
   const std::string own = std::filesystem::path(path).filename().string() + ".";
   if (const auto entries = files.list(folder); entries.ok()) {

@@ -39,6 +39,8 @@ class FileSystem {
   // A new file that only this user may read; an existing one is an error.
   virtual Result<std::unique_ptr<WritableFile>> create(const std::string& path) = 0;
   virtual Result<std::unique_ptr<ReadableFile>> open(const std::string& path) = 0;
+  // What a symbolic link leads to, be it there or not; any other path is itself.
+  virtual std::string followed(const std::string& path) { return path; }
   // Takes the place of what `to` was, at once or not at all.
   virtual Result<void> rename(const std::string& from, const std::string& to) = 0;
   virtual Result<void> remove(const std::string& path) = 0;
@@ -63,11 +65,11 @@ class FileSystem {
 [[nodiscard]] std::string folder_of(const std::string& path);
 
 // Writes a file in whole or not at all, whatever happens on the way: under another name in the same folder, then synced
-// and renamed. Destroyed before commit(): nothing is left. What a process left that was killed, the next writer of the
-// same path removes.
+// and renamed. A symbolic link stays one, and what it leads to is written. Destroyed before commit(): nothing is left.
+// What a process left that was killed, the next writer of the same path removes.
 class AtomicFile {
  public:
-  static Result<AtomicFile> create(FileSystem& files, const std::string& path);
+  static Result<AtomicFile> create(FileSystem& files, const std::string& asked);
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile();

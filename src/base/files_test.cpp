@@ -1,10 +1,15 @@
 #include "base/files.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -122,6 +127,29 @@ TEST(AtomicFile, ErrorsNameThePathThatWasAskedFor) {
   const auto file = AtomicFile::create(system_files(), "/no such folder/a");
   ASSERT_FALSE(file.ok());
   EXPECT_NE(file.error().message.find("'/no such folder/a'"), std::string::npos) << file.error().message;
+}
+
+TEST(AtomicFile, WritesWhatASymbolicLinkLeadsTo) {
+  const std::string folder = ::testing::TempDir() + "dalsegno_links_" + std::to_string(getpid());
+  std::filesystem::create_directories(folder + "/far");
+  std::filesystem::create_symlink("far/file", folder + "/near");  // which is not there yet
+  std::filesystem::create_symlink(folder + "/near", folder + "/link");
+  std::filesystem::create_symlink("loop", folder + "/loop");
+  for (const std::string& text : {std::string("old"), std::string("new")}) {
+    auto file = AtomicFile::create(system_files(), folder + "/link");
+    ASSERT_TRUE(file.ok()) << file.error().message;
+    ASSERT_TRUE(file->append(std::as_bytes(std::span(text))).ok());
+    ASSERT_TRUE(file->commit().ok());
+    std::ifstream in(folder + "/far/file");
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(in), {}), text);
+  }
+  EXPECT_TRUE(std::filesystem::is_symlink(folder + "/link"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder + "/near"));
+  // A loop leads nowhere: it is replaced.
+  auto file = AtomicFile::create(system_files(), folder + "/loop");
+  ASSERT_TRUE(file.ok());
+  EXPECT_TRUE(file->commit().ok());
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Files, NamesTheFolderOfAPath) {

@@ -43,7 +43,7 @@ std::uint64_t MemoryBudget::used(MemoryKind kind) const {
 std::string human_bytes(std::uint64_t bytes) {
   constexpr double kKiB = 1024.0;
   const auto value = static_cast<double>(bytes);
-  if (value < kKiB) return fmt::format("{} bytes", bytes);
+  if (value < kKiB) return fmt::format("{} byte{}", bytes, bytes == 1 ? "" : "s");
   if (value < kKiB * kKiB) return fmt::format("{:.0f} KiB", value / kKiB);
   if (value < kKiB * kKiB * kKiB) return fmt::format("{:.1f} MiB", value / (kKiB * kKiB));
   return fmt::format("{:.2f} GiB", value / (kKiB * kKiB * kKiB));

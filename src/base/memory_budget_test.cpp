@@ -97,6 +97,7 @@ TEST(MemoryBudget, NoThreadEverSeesMoreThanTheLimit) {
 }
 
 TEST(MemoryBudget, BytesAreWrittenForPeople) {
+  EXPECT_EQ(human_bytes(1), "1 byte");
   EXPECT_EQ(human_bytes(12), "12 bytes");
   EXPECT_EQ(human_bytes(1024), "1 KiB");
   EXPECT_EQ(human_bytes(300ULL << 20), "300.0 MiB");

@@ -9,7 +9,7 @@
 namespace dalsegno::cache_test {
 namespace {
 
-constexpr int kStep = 32;
+constexpr int kRowsOfAStep = 32;
 
 struct Shape {
   int max_size = 0;
@@ -28,7 +28,7 @@ class BoundedCache : public testing::TestWithParam<Shape> {
     plain.max_size = GetParam().max_size;
     plain.keep = GetParam().keep;
     layout_ = with_window(plain, GetParam().window, [](int) { return true; });
-    make(layout_.pages_for(1 << 20, kStep));
+    make(layout_.pages_for(1 << 20, kRowsOfAStep));
   }
   void make(std::uint64_t pages) {
     cache_.reset();
@@ -45,9 +45,9 @@ class BoundedCache : public testing::TestWithParam<Shape> {
 
   void compute(BlockTable& table, const Tokens& tokens) {
     const int size = static_cast<int>(tokens.size());
-    ASSERT_TRUE(cache_->extend(table, size - table.tokens(), std::min(kStep, size - table.tokens())).ok());
+    ASSERT_TRUE(cache_->extend(table, size - table.tokens(), std::min(kRowsOfAStep, size - table.tokens())).ok());
     while (table.tokens() < size) {
-      const int rows = std::min(kStep, size - table.tokens());
+      const int rows = std::min(kRowsOfAStep, size - table.tokens());
       const auto room = cache_->extend(table, rows);
       ASSERT_TRUE(room.ok()) << room.error().message;
       const Tokens done(tokens.begin(), tokens.begin() + table.tokens() + rows);
@@ -69,9 +69,9 @@ class BoundedCache : public testing::TestWithParam<Shape> {
 };
 
 TEST_P(BoundedCache, ALongSequenceRunsInTheMemoryOfWhatItSees) {
-  EXPECT_GE(cache_->most_tokens(kStep), 20'000);
+  EXPECT_GE(cache_->most_tokens(kRowsOfAStep), 20'000);
   run(counting(0, 12'000));
-  EXPECT_LE(cache_->stats().pages_limit, layout_.pages_for(1 << 20, kStep));
+  EXPECT_LE(cache_->stats().pages_limit, layout_.pages_for(1 << 20, kRowsOfAStep));
   EXPECT_EQ(cache_->check_invariants(), "");
   // It goes on from its end, and so does its beginning's other continuation from a checkpoint or the start.
   const auto again = run(joined(counting(0, 12'000), counting(50'000, 100)));
@@ -85,7 +85,7 @@ TEST_P(BoundedCache, ASequenceHoldsNoMoreThanWhatItSeesAndAStep) {
   KvCache::Opened opened = cache_->open(keyed("a"), tokens, 4999);
   compute(opened.table, tokens);
   const CacheStats stats = cache_->stats();
-  EXPECT_LE(stats.pages_used - stats.pages_evictable, layout_.pages_for(5000, kStep));
+  EXPECT_LE(stats.pages_used - stats.pages_evictable, layout_.pages_for(5000, kRowsOfAStep));
   EXPECT_EQ(stats.evicted.chosen(), 0U);
   cache_->discard(std::move(opened.table));
 }

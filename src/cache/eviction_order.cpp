@@ -7,8 +7,8 @@
 namespace dalsegno {
 namespace {
 
-constexpr std::uint32_t kUnit = 16;    // of gaps and spreads
-constexpr std::uint32_t kRegular = 8;  // gaps differ by an eighth at most
+constexpr std::uint32_t kGapUnit = 16;  // of gaps and spreads
+constexpr std::uint32_t kRegular = 8;   // gaps differ by an eighth at most
 
 template <class Leaves>
 IndexNode* first(const Leaves& leaves) {
@@ -43,7 +43,7 @@ bool EvictionOrder::is_periodic(const IndexNode& node) const {
 }
 
 std::uint64_t EvictionOrder::rank_of(const IndexNode& node) const {
-  return node.periodic ? std::uint64_t{node.seen} * kUnit + node.gap : 0;
+  return node.periodic ? std::uint64_t{node.seen} * kGapUnit + node.gap : 0;
 }
 
 template <class Hook>
@@ -62,7 +62,7 @@ void EvictionOrder::count(const IndexNode& node, int blocks) {
 }
 
 void EvictionOrder::count_use(IndexNode& node) const {
-  const std::uint32_t gap = std::min(now_ - node.seen, 1U << 24) * kUnit;
+  const std::uint32_t gap = std::min(now_ - node.seen, 1U << 24) * kGapUnit;
   const std::uint32_t apart = std::max(gap, node.gap) - std::min(gap, node.gap);
   node.spread = node.hits < 2 ? apart : towards(node.spread, apart);
   node.gap = node.hits == 0 ? gap : towards(node.gap, gap);
@@ -129,7 +129,7 @@ IndexNode* EvictionOrder::expired(std::uint64_t now) const {
 
 double EvictionOrder::wait(const IndexNode& node) const {
   const double idle = now_ - node.seen;
-  const double left = static_cast<double>(node.gap) / kUnit - idle;
+  const double left = static_cast<double>(node.gap) / kGapUnit - idle;
   const double requests = is_periodic(node) && left > 0 ? left : idle;
   return requests / policy_.cost(node.depth, node.size);
 }

@@ -42,8 +42,9 @@ std::string cache_lines(const CacheReport& report) {
   for (std::size_t cause = 0; cause < kStoppedCount; ++cause) {
     const ReuseCounts& each = report.by_cause.at(cause);
     if (each.requests == 0) continue;
-    lines += fmt::format("  stopped: {:<10} {:>6} times, {} tokens reused, {} missing\n",
-                         name(static_cast<Stopped>(cause)), each.requests, each.reused_tokens, each.missing_tokens);
+    lines +=
+        fmt::format("  stopped: {:<10} {:>6} time{}, {} tokens reused, {} missing\n", name(static_cast<Stopped>(cause)),
+                    each.requests, each.requests == 1 ? "" : "s", each.reused_tokens, each.missing_tokens);
   }
   if (total.requests > 0) lines += fmt::format("  missing by request: {}\n", spread(report.missing_tokens));
   const EvictedBlocks& evicted = report.evicted;

@@ -10,7 +10,7 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::size_t kDeepest = 64;
+constexpr std::size_t kMostNested = 64;
 
 void append(std::string& out, const json::value& value) {
   if (const auto* object = value.if_object()) {
@@ -53,7 +53,7 @@ std::string dump(const json::value& value) {
 Result<json::value> parse_json(std::string_view text, const std::string& what) {
   json::error_code error;
   json::parse_options options;
-  options.max_depth = kDeepest;
+  options.max_depth = kMostNested;
   json::value value = json::parse(text, error, {}, options);
   if (error) return Error{ErrorCode::invalid_argument, fmt::format("{} is not JSON: {}", what, error.message())};
   return value;

@@ -15,13 +15,13 @@
 namespace dalsegno {
 namespace {
 
-struct Level {
+struct Quantiser {
   const char* name;
   bool (*quantise)(const float* x, int row, const QuantRows& out);
 };
 
-std::vector<Level> levels() {
-  std::vector<Level> all;
+std::vector<Quantiser> levels() {
+  std::vector<Quantiser> all;
   for (const Kernels* level : runnable_kernels()) all.push_back({level->name, level->quantise});
   return all;
 }
@@ -103,7 +103,7 @@ void expect_rule_on_every_level(const std::vector<float>& x) {
   for (const int bits : {8, 16}) {
     Quantised expected(k, bits);
     const bool finite = expected_row(x, expected);
-    for (const Level& level : levels()) {
+    for (const Quantiser& level : levels()) {
       Quantised out(k, bits);
       EXPECT_EQ(level.quantise(x.data(), 1, out.rows), finite) << level.name << ", k=" << k << ", bits=" << bits;
       EXPECT_TRUE(out == expected) << level.name << ", k=" << k << ", bits=" << bits;

@@ -20,7 +20,7 @@ struct Row {
 };
 
 // One row per architecture that runs.
-constexpr Row kArchitectures[] = {
+constexpr Row kRows[] = {
     {"llama", load_llama},
     {"qwen2", load_qwen2},
     {"qwen3", load_qwen3},
@@ -28,7 +28,7 @@ constexpr Row kArchitectures[] = {
 };
 
 const Row* find(const std::string& architecture) {
-  for (const Row& row : kArchitectures) {
+  for (const Row& row : kRows) {
     if (architecture == row.architecture) return &row;
   }
   return nullptr;
@@ -45,7 +45,7 @@ Result<std::unique_ptr<Model>> load_model(const GgufFile& file, const ModelConfi
   const Row* row = find(config.architecture);
   if (row == nullptr) {
     std::string known;
-    for (const Row& each : kArchitectures) known += (known.empty() ? "" : ", ") + std::string(each.architecture);
+    for (const Row& each : kRows) known += (known.empty() ? "" : ", ") + std::string(each.architecture);
     return Error{ErrorCode::unsupported,
                  fmt::format("{}: architecture \"{}\" cannot be run by this version, which runs: {}",
                              quoted_path(file.path()), config.architecture, known)};

@@ -57,7 +57,7 @@ TEST(DraftRuns, NothingRunsInWhatIsNewOrShort) {
   }
 }
 
-class DraftLookupTest : public testing::Test {
+class DraftLookupTest : public ::testing::Test {
  protected:
   // A step of one reply that takes a second, where a guess takes so much of one.
   Drafter::Draft ask(const Tokens& tokens, double guess_seconds = 0.1, int most = 31) {
