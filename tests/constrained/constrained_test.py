@@ -157,7 +157,8 @@ def main():
     if results["random", "refused"] > 0 or results["random", "length"] > MOST_UNFINISHED * RANDOM_SCHEMAS:
         sys.exit(f"error: of the {RANDOM_SCHEMAS} random schemas {results['random', 'refused']} were refused, and "
                  f"{results['random', 'length']} got no whole reply")
-    if results["tools", "stop"] < TOOL_SETS / 2:
+    # They may be called again and again, which a small model likes.
+    if results["tools", "stop"] < TOOL_SETS / 3:
         sys.exit(f"error: only {results['tools', 'stop']} of {TOOL_SETS} sets of tools were called by a whole reply")
     if results["suite", "refused"] > MOST_REFUSED * sum(n for (kind, _), n in results.items() if kind == "suite"):
         sys.exit("error: more of the suite is refused than was")
