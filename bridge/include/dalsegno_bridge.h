@@ -113,7 +113,7 @@ typedef enum dsb_matcher_state {
 /* A place in a grammar. Not const: one thread at a time. */
 typedef struct dsb_matcher dsb_matcher;
 
-/* At the grammar's beginning. Takes at most some tens of milliseconds, whatever the texts. */
+/* At the grammar's beginning. Takes at most some tens of milliseconds, whatever the texts; of tool calls, for each tool. */
 int32_t dsb_grammar_compile(const dsb_grammars* grammars, int32_t kind, const dsb_text* texts, size_t text_count,
                             dsb_matcher** matcher, dsb_buffer* error);
 int32_t dsb_matcher_clone(const dsb_matcher* matcher, dsb_matcher** copy, dsb_buffer* error);
