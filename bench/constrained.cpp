@@ -102,6 +102,7 @@ Result<Reply> reply(LocalEngine& engine, const std::vector<TokenId>& prompt, con
   asked.max_tokens = options.tokens;
   asked.sampling.temperature = 0.7F;
   asked.sampling.seed = seed;
+  asked.speculation = Speculation::off;  // free text says the same twice in a round
   asked.constraint = form.constraint;
   if (form.free) {  // as long as the others
     for (TokenId id = 0; id < engine.vocabulary().size(); ++id) {
