@@ -152,8 +152,8 @@ TEST_F(ToolConstraints, ThoughtsOfThePromptAreFree) {
 
 TEST_F(ToolConstraints, WhatCannotBeEnforcedNamesItsTool) {
   const auto refusal = [&](const std::string& schema) {
-    const auto made =
-        grammars_->compile(calls(ToolCallStyle::hermes, {}, {three_tools()[0], {.name = "odd", .parameters_json = schema}}));
+    const auto made = grammars_->compile(
+        calls(ToolCallStyle::hermes, {}, {three_tools()[0], {.name = "odd", .parameters_json = schema}}));
     EXPECT_FALSE(made.ok()) << schema.substr(0, 100);
     return made.ok() ? "" : made.error().message;
   };
