@@ -58,6 +58,9 @@ Result<std::vector<Named>> forms() {
                                          "required":["text"],"additionalProperties":false})"),
       by("people, any white space", people(person, "")),
       by("people, none", people(person, R"(,"x-guidance":{"whitespace_flexible":false})")),
+      by("text by a pattern",
+         R"({"type":"object","properties":{"text":{"type":"string","pattern":"^.{400,}$"}},
+                                    "required":["text"],"additionalProperties":false})"),
       by("any JSON", R"({"type":"array","minItems":200})")};
 }
 

@@ -47,7 +47,7 @@ pub unsafe extern "C" fn dsb_grammars_create(
 ) -> i32 {
     unsafe {
         guarded(error, || {
-            let made = Grammars::new((*spec).read()?)?;
+            let made = Grammars::new(Arc::new((*spec).read()?))?;
             *grammars = Box::into_raw(Box::new(made));
             Ok(())
         })

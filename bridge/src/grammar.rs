@@ -4,18 +4,27 @@
 //! Compiling runs on a thread of its own with a large stack, since llguidance recurses over what it is given, and within
 //! limits on size, work and lexer states, so that a hostile grammar costs milliseconds and a sentence.
 
+use crate::choices::one_of;
 use crate::failure::{Code, Failure};
+use crate::grammar_errors::{of_lark, of_schema, of_text, EMPTY, TOO_LARGE};
 use crate::grammar_gbnf::{is_gbnf, to_lark};
-use crate::grammar_tokens::GrammarTokens;
+use crate::grammar_texts::has_a_text;
+use crate::pattern_check::check;
+use crate::schema_check::checked;
 use crate::schema_ids::{has_addresses_inside, settle};
+use crate::schema_json::read;
+use crate::schema_mended::{meets_bounds, mended};
 use crate::schema_numbers::check_all;
 use crate::schema_rewrite::rewritten;
 use crate::tool_calls::{of_an_object, ToolCalls, PYTHON_TAG};
 use crate::tool_text::ToolText;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
+use llguidance::panic_utils::catch_unwind;
 use llguidance::{Matcher, ParserFactory, TokenParser};
+use referencing::Draft;
 use serde_json::{json, Value};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use toktrie::{InferenceCapabilities, SimpleVob, TokEnv, TokenId};
 
@@ -38,8 +47,6 @@ const BYTES_PER_BYTE: usize = 192;
 const STACK: usize = 256 << 20;
 /// Between the tokens of JSON: a space or two, or a new line and what it is indented by.
 pub const WHITE_SPACE: &str = r"(?:[\x20\x09]{1,2}|\x0D?\x0A[\x20\x09]{0,40})";
-const LONGEST_REASON: usize = 400;
-const TOO_LARGE: &str = "(too large); make it smaller";
 
 pub enum Source<'a> {
     JsonSchema(&'a str),
@@ -89,20 +96,19 @@ impl Source<'_> {
         self.check_size()?;
         match self {
             Source::JsonSchema(text) => {
-                let schema = serde_json::from_str(text).map_err(|e| self.refused(not_json(&e)))?;
-                let schema = checked(schema, &mut 0).map_err(|reason| self.refused(reason))?;
-                Ok(TopLevelGrammar::from_json_schema(schema))
+                let schema = read(text).and_then(|schema| prepared(schema, &mut 0));
+                Ok(TopLevelGrammar::from_json_schema(schema.map_err(|reason| self.refused(reason))?))
             }
-            Source::Regex(text) => Ok(TopLevelGrammar::from_regex(text)),
+            Source::Regex(text) => {
+                check(text).map_err(|reason| self.refused(reason))?;
+                Ok(TopLevelGrammar::from_regex(text))
+            }
             Source::Lark(text) if is_gbnf(text) => {
                 Ok(TopLevelGrammar::from_lark(to_lark(text).map_err(|wrong| self.refused(wrong))?))
             }
             Source::Lark(text) => Ok(TopLevelGrammar::from_lark(text.to_string())),
             Source::Choices(texts) if texts.is_empty() => Err(self.refused("it is empty; give at least one".into())),
-            Source::Choices(texts) => {
-                let any: Vec<String> = texts.iter().map(|text| regex::escape(text)).collect();
-                Ok(TopLevelGrammar::from_regex(&format!("(?:{})", any.join("|"))))
-            }
+            Source::Choices(texts) => Ok(TopLevelGrammar::from_regex(&one_of(texts))),
         }
     }
 
@@ -111,14 +117,16 @@ impl Source<'_> {
     }
 }
 
-/// As it can be compiled. seen: the parts so far. Requires: at most 127 levels.
-fn checked(mut schema: Value, seen: &mut usize) -> Result<Value, String> {
+/// As it can be compiled. seen: the parts so far.
+fn prepared(mut schema: Value, seen: &mut usize) -> Result<Value, String> {
     check_schema(&schema, seen)?;
     check_all(&schema)?;
     settle(&mut schema)?;
-    Ok(laid_out(schema))
+    checked(&mut schema, LONGEST_REGEX)?;
+    laid_out(schema)
 }
 
+/// Requires: at most 127 levels.
 fn check_schema(schema: &Value, seen: &mut usize) -> Result<(), String> {
     *seen += 1;
     if *seen > MOST_VALUES {
@@ -146,26 +154,38 @@ fn check_schema(schema: &Value, seen: &mut usize) -> Result<(), String> {
 }
 
 /// With bounded white space, unless the schema has an opinion: small models like to go on with it for ever.
-fn laid_out(mut schema: Value) -> Value {
+fn laid_out(mut schema: Value) -> Result<Value, String> {
     if let Value::Bool(all) = schema {
         schema = if all { json!({}) } else { json!({"not": {}}) };
     }
-    let Value::Object(members) = &mut schema else { return schema };
+    let Value::Object(members) = &mut schema else { return Ok(schema) };
     let options = members.entry("x-guidance").or_insert_with(|| json!({}));
+    check_layout(options)?;
     if let Value::Object(options) = options {
-        if !options.contains_key("whitespace_pattern") && options.get("whitespace_flexible") != Some(&json!(false)) {
+        if options.get("whitespace_flexible") != Some(&json!(false)) {
             options.insert("whitespace_pattern".into(), json!(WHITE_SPACE));
         }
     }
-    schema
+    Ok(schema)
 }
 
-fn not_json(error: &serde_json::Error) -> String {
-    let said = error.to_string();
-    if said.starts_with("recursion limit") {
-        return format!("it is nested deeper than 127 levels (line {}); make it flatter", error.line());
+/// llguidance has more switches, with which what is allowed need not be valid, or JSON.
+fn check_layout(options: &Value) -> Result<(), String> {
+    let Value::Object(options) = options else { return Err("#/x-guidance must be an object".into()) };
+    for (name, value) in options {
+        let separates = |c| value.as_str().is_some_and(|text| text.trim_matches(' ') == c);
+        let wanted = match name.as_str() {
+            "whitespace_flexible" if value.is_boolean() => continue,
+            "item_separator" if separates(",") => continue,
+            "key_separator" if separates(":") => continue,
+            "whitespace_flexible" => "must be true or false",
+            "item_separator" => "must be a comma, with spaces beside it or without",
+            "key_separator" => "must be a colon, with spaces beside it or without",
+            _ => "is none of whitespace_flexible, item_separator and key_separator; leave it out",
+        };
+        return Err(format!("#/x-guidance/{name} {wanted}"));
     }
-    format!("it is not JSON: {said}")
+    Ok(())
 }
 
 /// What grammars of one vocabulary have in common. Shared by threads.
@@ -174,11 +194,14 @@ pub struct Grammars {
 }
 
 impl Grammars {
-    pub fn new(tokens: GrammarTokens) -> Result<Self, Failure> {
-        let tokens: TokEnv = Arc::new(tokens);
-        let slices = SlicedBiasComputer::general_slices();
-        let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &slices)
-            .map_err(|e| Failure::new(Code::Unsupported, format!("the vocabulary has no trie: {}", reason(&e))))?;
+    pub fn new(tokens: TokEnv) -> Result<Self, Failure> {
+        // Tokens of a class are allowed at once where a text may go on with any of it. A pattern's dot takes no separators of
+        // lines, so the class has none.
+        let each = SlicedBiasComputer::general_slices().into_iter();
+        let slices: Vec<_> = each.map(|slice| slice.replace("\\x7F]", "\\x7F\\u{2028}\\u{2029}]")).collect();
+        let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &slices).map_err(|_| {
+            Failure::new(Code::Unsupported, "no trie can be made of the vocabulary, which constraints need")
+        })?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
             // Of which one takes 1 to 2 KB, kept by whoever shares the compiled grammar.
@@ -194,9 +217,7 @@ impl Grammars {
 
     /// At the beginning of a text; clones follow texts.
     pub fn compile(&self, source: &Source) -> Result<Follower, Failure> {
-        let grammar = source.grammar()?;
-        let parser = on_large_stack(source.name(), || self.parser(grammar, source.size()))?;
-        let (parser, size, _) = parser.map_err(|e| source.refused(e))?;
+        let (parser, size) = on_large_stack(source.name(), || self.parser(source))??;
         Ok(Follower::new(parser, size))
     }
 
@@ -220,52 +241,93 @@ impl Grammars {
         let mut all = size;
         let mut schemas = Vec::new();
         for tool in &mut calls.tools {
-            let schema = of_an_object(tool.parameters.take())
-                .and_then(|schema| checked(schema, &mut seen))
-                .and_then(|schema| {
-                    let length = schema.to_string().len();
-                    let (_, longer, grammar) = self.parser(TopLevelGrammar::from_json_schema(schema), length)?;
-                    all += longer.saturating_sub(length);
-                    if all > size + LONGEST_REWRITTEN {
-                        return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
-                    }
-                    Ok(grammar.grammars.into_iter().find_map(|first| first.json_schema).unwrap_or_default())
-                })
+            let (schema, longer) = of_an_object(tool.parameters.take())
+                .and_then(|schema| prepared(schema, &mut seen))
+                .and_then(|schema| self.compilable(schema))
                 .map_err(|why| format!("the parameters of the tool {:?}: {why}", tool.name))?;
+            all += longer;
+            if all > size + LONGEST_REWRITTEN {
+                return Err(format!("the alternatives of all parameters, each by itself, come to too much {TOO_LARGE}"));
+            }
             schemas.push(schema);
         }
         let tag = self.factory.tok_env().tok_trie().get_special_token(PYTHON_TAG).is_some();
-        let parser = self.factory.create_parser(calls.grammar(schemas, tag)).map_err(|e| reason(&e))?;
+        let mut parser = self.factory.create_parser(calls.grammar(schemas, tag)).map_err(|e| of_schema(&e))?;
+        self.check_beginning(&mut parser)?;
         Ok((parser, all))
     }
 
+    /// As it was compiled, and by how much longer than it is.
+    fn compilable(&self, schema: Value) -> Result<(Value, usize), String> {
+        let size = schema.to_string().len();
+        let (mut parser, longer, schema) = self.schema_parser(TopLevelGrammar::from_json_schema(schema), size)?;
+        self.check_beginning(&mut parser)?;
+        Ok((schema, longer.saturating_sub(size)))
+    }
+
+    /// With the length of the text that was compiled.
+    fn parser(&self, source: &Source) -> Result<(TokenParser, usize), Failure> {
+        let grammar = source.grammar()?;
+        let (mut parser, size) = match source {
+            Source::JsonSchema(_) => {
+                self.schema_parser(grammar, source.size()).map(|(parser, size, _)| (parser, size))
+            }
+            _ => self.factory.create_parser(grammar).map(|parser| (parser, source.size())).map_err(|e| of_lark(&e)),
+        }
+        .map_err(|reason| source.refused(reason))?;
+        self.check_beginning(&mut parser).map_err(|reason| source.refused(reason))?;
+        Ok((parser, size))
+    }
+
+    /// That some text is whole by it, and that a text can begin: what the first mask takes too long for is not begun.
+    fn check_beginning(&self, parser: &mut TokenParser) -> Result<(), String> {
+        if !has_a_text(parser) {
+            return Err(EMPTY.into());
+        }
+        let mut first = parser.clone();
+        first.start_without_prompt();
+        if first.stopped() {
+            return Ok(());
+        }
+        let mask = catch_unwind(AssertUnwindSafe(|| first.compute_mask()));
+        match (mask, first.parser.get_error()) {
+            (Ok(_), None) => Ok(()),
+            (_, Some(e)) => Err(of_text(&e.message()).into()),
+            (Err(e), _) if is_dead_end(&e) => Err("no token of the vocabulary begins a text that matches it".into()),
+            (Err(e), _) => Err(of_text(&e.to_string()).into()),
+        }
+    }
+
     /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words. So is one with addresses
-    /// inside: llguidance takes a reference that it was led to as one from where it was led from.
+    /// inside: llguidance takes a reference that it was led to as one from where it was led from. So is one whose bounds meet.
     /// With the length of the text that was compiled, and as what it was.
-    fn parser(
+    fn schema_parser(
         &self,
         mut grammar: TopLevelGrammar,
         size: usize,
-    ) -> Result<(TokenParser, usize, TopLevelGrammar), String> {
-        let schema = grammar.grammars.first().and_then(|first| first.json_schema.clone());
-        let addresses = schema.as_ref().is_some_and(has_addresses_inside);
-        if !addresses {
-            let refused = match self.factory.create_parser(grammar.clone()) {
-                Ok(parser) => return Ok((parser, size, grammar)),
-                Err(e) => reason(&e),
+    ) -> Result<(TokenParser, usize, Value), String> {
+        let schema = grammar.grammars[0].json_schema.clone().unwrap_or_default();
+        if !has_addresses_inside(&schema) && !meets_bounds(&schema) {
+            let mut as_written = grammar.clone();
+            as_written.grammars[0].json_schema.iter_mut().for_each(|schema| mended(schema, Draft::default()));
+            let written = as_written.grammars[0].json_schema.clone().unwrap_or_default();
+            let refused = match self.factory.create_parser(as_written) {
+                Ok(parser) => return Ok((parser, size, written)),
+                Err(e) => of_schema(&e),
             };
-            if schema.is_none() || refused.contains(TOO_LARGE) {
+            if refused.contains(TOO_LARGE) {
                 return Err(refused);
             }
         }
-        let schema = rewritten(&schema.unwrap_or_default())?;
+        let mut schema = rewritten(&schema)?;
+        mended(&mut schema, Draft::default());
         let longer = schema.to_string().len();
         if longer > size + LONGEST_REWRITTEN {
             return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
         }
-        grammar.grammars[0].json_schema = Some(schema);
-        let parser = self.factory.create_parser(grammar.clone()).map_err(|e| reason(&e))?;
-        Ok((parser, longer, grammar))
+        grammar.grammars[0].json_schema = Some(schema.clone());
+        let parser = self.factory.create_parser(grammar).map_err(|e| of_schema(&e))?;
+        Ok((parser, longer, schema))
     }
 }
 
@@ -277,25 +339,6 @@ fn on_large_stack<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> Resul
             .map_err(|e| Failure::new(Code::Exhausted, format!("there is no thread to compile the {what} on: {e}")))?;
         thread.join().map_err(|_| Failure::new(Code::Internal, format!("compiling the {what} failed")))
     })
-}
-
-/// The first lines of an error: what follows is llguidance's state and a backtrace.
-fn reason(error: &anyhow::Error) -> String {
-    let all = error.to_string();
-    let said = all.split("\n<").next().unwrap_or("");
-    if said.starts_with("panic: ") {
-        return format!("it is larger or deeper than can be compiled {TOO_LARGE}");
-    }
-    if said.contains(" too big") || said.contains(" too large") || said.contains("fuel exhausted") {
-        return format!("it takes more than the limits allow to compile {TOO_LARGE}");
-    }
-    let mut text = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.len() > LONGEST_REASON {
-        let end = (0..=LONGEST_REASON).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-        text.truncate(end);
-        text.push_str("...");
-    }
-    text
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -343,7 +386,7 @@ impl Follower {
                 copy(&allowed, words);
                 Ok(self.state())
             }
-            Err(e) if e.to_string().starts_with("NoExtensionBias") => Ok(State::Dead),
+            Err(e) if is_dead_end(&e) => Ok(State::Dead),
             Err(e) => Err(cannot_go_on(&e)),
         }
     }
@@ -381,8 +424,16 @@ impl Follower {
     }
 }
 
+/// No token may follow.
+fn is_dead_end(error: &anyhow::Error) -> bool {
+    error.to_string().starts_with("NoExtensionBias")
+}
+
 fn cannot_go_on(error: &anyhow::Error) -> Failure {
-    Failure::new(Code::InvalidArgument, format!("the text cannot go on by its grammar: {}", reason(error)))
+    Failure::new(
+        Code::InvalidArgument,
+        format!("the text cannot go on by its constraint: {}", of_text(&error.to_string())),
+    )
 }
 
 fn copy(allowed: &SimpleVob, words: &mut [u32]) {

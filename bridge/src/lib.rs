@@ -4,16 +4,27 @@
 mod abi;
 mod abi_grammar;
 mod byte_level;
+mod choices;
+mod ecma_pattern;
 mod failure;
 mod grammar;
+mod grammar_errors;
 mod grammar_gbnf;
+#[cfg(test)]
+mod grammar_test;
+mod grammar_texts;
 mod grammar_tokens;
+mod pattern_check;
+mod schema_check;
 mod schema_compound;
 mod schema_expand;
 mod schema_forms;
 mod schema_ids;
+mod schema_json;
 mod schema_keywords;
+mod schema_mended;
 mod schema_numbers;
+mod schema_places;
 mod schema_rewrite;
 mod schema_text;
 mod sentence_piece;

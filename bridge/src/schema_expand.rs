@@ -5,10 +5,11 @@
 use crate::schema_forms::{any, or_other_types, Array, Claim, Elements, Form, Goal, Keys};
 use crate::schema_forms::{Members, Number, Object, Seers, Text, Union};
 use crate::schema_keywords::{
-    array, count, list, member_is, names, nothing_of, number, one_element, string, text, types,
+    array, bounds, list, member_is, names, nothing_of, number, one_element, string, text, types,
 };
 use crate::schema_keywords::{unseen, with, words, Expanded, Words, FALSE};
 use crate::schema_numbers::check_small;
+use crate::schema_rewrite::unresolved;
 use crate::schema_text::{self, Patterns};
 use referencing::{Draft, List, Registry, Uri};
 use serde_json::Value;
@@ -16,6 +17,7 @@ use std::rc::Rc;
 
 const MOST_FORMS: usize = 600;
 const MOST_WORK: usize = 400_000;
+const TOO_MANY: &str = "its alternatives are too many to be taken apart; make it simpler";
 const DEEPEST: usize = 100;
 /// Whose negations are told too narrowly, or not at all.
 const UNTOLD: [&str; 9] = [
@@ -53,19 +55,13 @@ impl<'r> Expansion<'r> {
     pub fn spend(&mut self, work: usize) -> Result<(), String> {
         self.work += work;
         if self.work > MOST_WORK {
-            return Err("its alternatives are too many to be taken apart; make it simpler".into());
+            return Err(TOO_MANY.into());
         }
         Ok(())
     }
 
     pub fn goal(&mut self, goal: &Goal<'r>) -> Expanded<'r> {
-        let none = unseen();
-        let mut union = any();
-        for claim in goal {
-            let more = self.claim(claim, &none)?;
-            union = self.both(union, more)?;
-        }
-        Ok(union)
+        self.all(goal, &unseen())
     }
 
     pub fn both(&mut self, a: Union<'r>, b: Union<'r>) -> Expanded<'r> {
@@ -78,10 +74,7 @@ impl<'r> Expansion<'r> {
                 }
             }
         }
-        if union.len() > MOST_FORMS {
-            return Err("its alternatives are too many to be taken apart; make it simpler".into());
-        }
-        Ok(union)
+        few(union)
     }
 
     fn all(&mut self, claims: &[Claim<'r>], seers: &Seers) -> Expanded<'r> {
@@ -120,12 +113,12 @@ impl<'r> Expansion<'r> {
     }
 
     fn schema(&mut self, schema: Words<'r>, claim: &Claim<'r>, seers: &Seers) -> Expanded<'r> {
-        let draft = claim.draft.detect(claim.node).map_err(|e| e.to_string())?;
+        let draft = claim.draft.detect(claim.node).map_err(|e| unresolved(&e))?;
         let resource = draft.create_resource_ref(claim.node);
         // What a reference led to is looked at from inside already.
         let inside = claim.at.lookup("").is_ok_and(|found| std::ptr::eq(found.contents(), claim.node));
         let at =
-            if inside { claim.at.clone() } else { claim.at.in_subresource(resource).map_err(|e| e.to_string())? };
+            if inside { claim.at.clone() } else { claim.at.in_subresource(resource).map_err(|e| unresolved(&e))? };
         let claim = Claim { at, draft, ..claim.clone() };
         let sees = ["unevaluatedProperties", "unevaluatedItems"].iter().any(|k| schema.contains_key(*k));
         let (own, inner) = if sees && claim.holds {
@@ -154,10 +147,7 @@ impl<'r> Expansion<'r> {
                 union.extend(more);
             }
         }
-        if union.len() > MOST_FORMS {
-            return Err("its alternatives are too many to be taken apart; make it simpler".into());
-        }
-        Ok(union)
+        few(union)
     }
 
     /// What the keyword, or its negation, allows; None: it says nothing of its own.
@@ -463,7 +453,7 @@ impl<'r> Expansion<'r> {
 
     fn target(&self, keyword: &str, reference: &str, claim: &Claim<'r>) -> Result<Claim<'r>, String> {
         let cannot =
-            |e: referencing::Error| format!("what {keyword:?} {reference:?} in it refers to is not there: {e}");
+            |e: referencing::Error| format!("the {keyword:?} {reference:?} in it leads nowhere: {}", unresolved(&e));
         let at = &claim.at;
         let found = match keyword {
             "$recursiveRef" => at.lookup_recursive_ref().map_err(cannot)?,
@@ -553,19 +543,20 @@ impl<'r> Expansion<'r> {
                 names(value, keyword)?.iter().map(|name| member_is(name, absent.clone(), false)).collect()
             }
             "minProperties" | "maxProperties" => {
-                let n = count(value, keyword)?;
-                match (keyword == "minProperties", holds) {
-                    (true, true) => of(Object { least: n, ..Object::default() }),
-                    (false, true) => of(Object { most: Some(n), ..Object::default() }),
-                    (false, false) => of(Object { least: n + 1, ..Object::default() }),
-                    (true, false) if n == 0 => Vec::new(),
-                    (true, false) => of(Object { most: Some(n - 1), ..Object::default() }),
-                }
+                let within = bounds(keyword, value, holds)?;
+                within.map_or(Vec::new(), |(least, most)| of(Object { least, most, ..Object::default() }))
             }
             "unevaluatedProperties" => Vec::new(),
             _ => return Ok(None),
         }))
     }
+}
+
+fn few(union: Union) -> Expanded {
+    if union.len() <= MOST_FORMS {
+        return Ok(union);
+    }
+    Err(TOO_MANY.into())
 }
 
 /// Whether the keyword, or its negation, is told too narrowly.

@@ -1,29 +1,12 @@
 //! What the identifiers and references of a JSON schema mean where programs differ, settled before anything follows them.
 //! Source: JSON Schema 2020-12, Core, 8.2; for older drafts theirs.
 
+use crate::schema_places::each_within;
 use referencing::{uri, Draft, Uri};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
 const ROOT: &str = "json-schema:///";
-const LISTS: [&str; 5] = ["allOf", "anyOf", "oneOf", "items", "prefixItems"];
-const BY_NAME: [&str; 6] =
-    ["$defs", "definitions", "properties", "patternProperties", "dependentSchemas", "dependencies"];
-const SINGLE: [&str; 12] = [
-    "items",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-    "additionalProperties",
-    "unevaluatedProperties",
-    "propertyNames",
-    "not",
-    "if",
-    "then",
-    "else",
-    "contentSchema",
-];
-
 /// Without what does not count beside "$ref" up to draft 7: no keyword does, and no identifier in it. Definitions stay.
 /// Errors: two schemas with one identifier, of which it cannot be told which is meant.
 pub fn settle(schema: &mut Value) -> Result<(), String> {
@@ -44,20 +27,7 @@ impl Settling {
             members.retain(|keyword, _| stays(keyword) || !draft.is_known_keyword(keyword));
         }
         let base = self.identify(members, draft, base)?;
-        for (keyword, value) in members {
-            let keyword = keyword.as_str();
-            match value {
-                Value::Array(all) if LISTS.contains(&keyword) => {
-                    all.iter_mut().try_for_each(|each| self.schema(each, draft, &base))?
-                }
-                Value::Object(all) if BY_NAME.contains(&keyword) => {
-                    all.values_mut().try_for_each(|each| self.schema(each, draft, &base))?
-                }
-                each if SINGLE.contains(&keyword) => self.schema(each, draft, &base)?,
-                _ => {}
-            }
-        }
-        Ok(())
+        each_within(members, draft, &mut |schema, _| self.schema(schema, draft, &base))
     }
 
     /// What references in the schema are relative to.
@@ -70,7 +40,8 @@ impl Settling {
         let word = if draft == Draft::Draft4 { "id" } else { "$id" };
         let mut base = base.clone();
         if let Some(id) = schema.get(word).and_then(Value::as_str) {
-            let own = uri::resolve_against(&base.borrow(), id).map_err(|e| e.to_string())?;
+            let own = uri::resolve_against(&base.borrow(), id)
+                .map_err(|_| format!("its {word:?} {id:?} is no address; write a URI, or leave it out"))?;
             self.once(own.as_str().trim_end_matches('#').to_string())?;
             if !id.starts_with('#') {
                 base = own;

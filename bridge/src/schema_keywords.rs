@@ -33,6 +33,18 @@ pub fn count(value: &Value, keyword: &str) -> Result<usize, String> {
     whole.map(|n| n as usize).ok_or_else(|| format!("{keyword:?} in it is not a whole number"))
 }
 
+/// From which number on, and up to which, a keyword that bounds one ("min...", "max..."), or its negation, allows;
+/// None: it allows none.
+pub fn bounds(keyword: &str, value: &Value, holds: bool) -> Result<Option<(usize, Option<usize>)>, String> {
+    let n = count(value, keyword)?;
+    Ok(match (keyword.starts_with("min"), holds) {
+        (true, true) => Some((n, None)),
+        (false, true) => Some((0, Some(n))),
+        (false, false) => Some((n + 1, None)),
+        (true, false) => n.checked_sub(1).map(|most| (0, Some(most))),
+    })
+}
+
 pub fn names(value: &Value, keyword: &str) -> Result<Vec<String>, String> {
     list(value, keyword)?.iter().map(|name| text(name, keyword).map(str::to_string)).collect()
 }
@@ -112,13 +124,10 @@ pub fn number<'r>(
 
 pub fn string<'r>(keyword: &str, value: &Value, holds: bool) -> Result<Option<Vec<Form<'r>>>, String> {
     let form = match (keyword, holds) {
-        ("minLength", true) => Text { least: count(value, keyword)? as u64, ..Text::default() },
-        ("maxLength", true) => Text { most: Some(count(value, keyword)? as u64), ..Text::default() },
-        ("minLength", false) => match count(value, keyword)?.checked_sub(1) {
-            Some(most) => Text { most: Some(most as u64), ..Text::default() },
+        ("minLength" | "maxLength", _) => match bounds(keyword, value, holds)? {
+            Some((least, most)) => Text { least: least as u64, most: most.map(|most| most as u64), ..Text::default() },
             None => return Ok(Some(Vec::new())),
         },
-        ("maxLength", false) => Text { least: count(value, keyword)? as u64 + 1, ..Text::default() },
         ("pattern", true) => Text { patterns: vec![text(value, keyword)?.to_string()], ..Text::default() },
         ("pattern", false) => Text { not_patterns: vec![text(value, keyword)?.to_string()], ..Text::default() },
         ("format", true) => match schema_text::format(text(value, keyword)?) {
@@ -196,14 +205,8 @@ pub fn array<'r>(
             }
         }
         "minItems" | "maxItems" => {
-            let n = count(value, keyword)?;
-            match (keyword == "minItems", holds) {
-                (true, true) => of(Array { least: n, ..Array::default() }),
-                (false, true) => of(Array { most: Some(n), ..Array::default() }),
-                (false, false) => of(Array { least: n + 1, ..Array::default() }),
-                (true, false) if n == 0 => Vec::new(),
-                (true, false) => of(Array { most: Some(n - 1), ..Array::default() }),
-            }
+            let within = bounds(keyword, value, holds)?;
+            within.map_or(Vec::new(), |(least, most)| of(Array { least, most, ..Array::default() }))
         }
         "uniqueItems" if holds => of(Array { unique: value == &Value::Bool(true), ..Array::default() }),
         "uniqueItems" => Vec::new(),

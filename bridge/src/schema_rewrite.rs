@@ -16,21 +16,28 @@ const MOST_GOALS: usize = 3_000;
 /// Of a number of values that stand in place of a set.
 const MOST_VALUES: usize = 5_000;
 
-fn target(error: &Error) -> String {
+/// Why a reference leads nowhere, as the end of a sentence.
+pub fn unresolved(error: &Error) -> String {
+    let shown = |uri: &str| uri.strip_prefix(ROOT).unwrap_or(uri).to_string();
     match error {
-        Error::Unretrievable { uri, .. } => uri.strip_prefix(ROOT).unwrap_or(uri).to_string(),
-        other => other.to_string(),
+        Error::Unretrievable { uri, .. } => format!("{:?} would have to be fetched, and nothing is", shown(uri)),
+        Error::NoSuchAnchor { anchor } | Error::InvalidAnchor { anchor } => format!("there is no anchor {anchor:?}"),
+        Error::PointerToNowhere { pointer }
+        | Error::InvalidPercentEncoding { pointer, .. }
+        | Error::InvalidArrayIndex { pointer, .. } => format!("there is nothing at {pointer:?}"),
+        Error::InvalidUri(_) => "it is no address".into(),
+        Error::UnknownSpecification { specification } => format!("{specification:?} is no draft of JSON Schema"),
     }
 }
 
 pub fn rewritten(schema: &Value) -> Result<Value, String> {
-    let draft = Draft::default().detect(schema).map_err(|e| e.to_string())?;
+    let draft = Draft::default().detect(schema).map_err(|e| unresolved(&e))?;
     let resource = draft.create_resource(schema.clone());
     let base = resource.id().unwrap_or(ROOT).to_string();
     let registry = Registry::try_new(&base, resource)
-        .map_err(|e| format!("a reference in it leads nowhere, and nothing is fetched: {}", target(&e)))?;
-    let at = registry.try_resolver(&base).map_err(|e| e.to_string())?;
-    let found = at.lookup("").map_err(|e| e.to_string())?;
+        .map_err(|e| format!("a reference in it leads nowhere: {}", unresolved(&e)))?;
+    let at = registry.try_resolver(&base).map_err(|e| unresolved(&e))?;
+    let found = at.lookup("").map_err(|e| unresolved(&e))?;
     let (node, at, draft) = found.into_inner();
     let mut writer = Writer::new(&registry);
     let root = Claim { node, constant: false, holds: true, at, draft };
@@ -446,7 +453,7 @@ mod tests {
         assert_eq!(refused(json!({"not": {}})), "no value is valid by it");
         assert!(refused(json!({"items": {"type": "string"}, "uniqueItems": true, "minItems": 2, "type": "array"}))
             .starts_with("\"uniqueItems\" in it wants 2 different elements"));
-        assert!(refused(json!({"$ref": "https://example.com/other"})).contains("nothing is fetched"));
+        assert!(refused(json!({"$ref": "https://example.com/other"})).contains("would have to be fetched"));
         let large = 9_007_199_254_740_993_u64;
         assert!(refused(json!({"type": "integer", "not": {"const": large}})).contains("too large to be told"));
         assert!(refused(json!({"type": "integer", "not": {"maximum": large}})).contains("too large to be told"));

@@ -28,8 +28,8 @@ RANDOM_SCHEMAS = 200
 TOOL_SETS = 50
 # Of the suite's 2020-12 groups; what is refused is printed. More would mean that something was lost.
 MOST_REFUSED = 0.1
-# A small model likes to go on with digits and strings, where the schema does not say how far.
-MOST_UNFINISHED = 0.3
+# A small model likes to go on with digits and strings, where the schema does not say how far; of each kind.
+MOST_UNFINISHED = 0.15
 
 
 def pip(*words):
@@ -154,14 +154,14 @@ def main():
         print(f"  refused {count} times: {sentence}")
     for each in broken:
         print(f"wrong: {each}")
-    if results["random", "refused"] > 0 or results["random", "length"] > MOST_UNFINISHED * RANDOM_SCHEMAS:
-        sys.exit(f"error: of the {RANDOM_SCHEMAS} random schemas {results['random', 'refused']} were refused, and "
-                 f"{results['random', 'length']} got no whole reply")
+    for kind, most_refused in ("random", 0), ("suite", MOST_REFUSED):
+        count = sum(n for (of, _), n in results.items() if of == kind)
+        if results[kind, "refused"] > most_refused * count or results[kind, "length"] > MOST_UNFINISHED * count:
+            sys.exit(f"error: of {count} schemas of the kind {kind} {results[kind, 'refused']} were refused, and "
+                     f"{results[kind, 'length']} got no whole reply")
     # They may be called again and again, which a small model likes.
     if results["tools", "stop"] < TOOL_SETS / 3:
         sys.exit(f"error: only {results['tools', 'stop']} of {TOOL_SETS} sets of tools were called by a whole reply")
-    if results["suite", "refused"] > MOST_REFUSED * sum(n for (kind, _), n in results.items() if kind == "suite"):
-        sys.exit("error: more of the suite is refused than was")
     if broken:
         sys.exit(f"error: {len(broken)} of {len(cases)} replies are wrong")
 

@@ -10,6 +10,8 @@
 #include <iostream>
 #include <map>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "dalsegno/batch.hpp"
@@ -22,8 +24,9 @@ namespace {
 
 namespace json = boost::json;
 
-// The schemas of the suite may wish for long replies; the model may for longer ones.
+// The schemas of the suite may wish for long replies; the model, left alone, for longer ones.
 constexpr int kMostTokens = 300;
+constexpr float kEager = 6;
 constexpr std::size_t kAtOnce = 32;
 
 Result<bool> accepts(const Matcher& beginning, std::string_view text, const Tokenizer& tokenizer) {
@@ -70,9 +73,21 @@ Result<std::vector<TokenId>> prompt_of(const json::object& asked, const Tokenize
   return tokenizer.encode(prompt, {.special = true});
 }
 
+// Of tokens with which a value or the whole may end: replies that are cut off prove little.
+std::vector<std::pair<TokenId, float>> eager_to_end(const Vocabulary& vocabulary) {
+  std::vector<std::pair<TokenId, float>> bias;
+  for (TokenId id = 0; id < vocabulary.size(); ++id) {
+    const std::string_view bytes = vocabulary.bytes(id);
+    const bool ends = !bytes.empty() && std::string_view("\"]}").find(bytes.front()) != std::string_view::npos;
+    if (ends || vocabulary.is_end_of_turn(id)) bias.emplace_back(id, kEager);
+  }
+  return bias;
+}
+
 class Replies {
  public:
-  Replies(LocalEngine& engine, const Grammars& grammars) : engine_(engine), grammars_(grammars), batch_(engine) {}
+  Replies(LocalEngine& engine, const Grammars& grammars)
+      : engine_(engine), grammars_(grammars), batch_(engine), bias_(eager_to_end(engine.vocabulary())) {}
 
   Result<void> ask(const json::object& asked) {
     const std::size_t place = answers_.size();
@@ -84,6 +99,7 @@ class Replies {
     request.options.max_tokens = kMostTokens;
     request.options.sampling.temperature = 0.8F;
     request.options.sampling.seed = place;
+    request.options.sampling.logit_bias = bias_;
     std::vector<BatchRequest> requests;
     requests.push_back(std::move(request));
     auto uid = batch_.insert(std::move(requests));
@@ -120,6 +136,7 @@ class Replies {
   LocalEngine& engine_;
   const Grammars& grammars_;
   BatchGenerator batch_;
+  const std::vector<std::pair<TokenId, float>> bias_;
   std::map<std::uint64_t, std::size_t> running_;
   std::map<std::size_t, std::string> definitions_;  // of tool calls, by place
   std::vector<json::object> answers_;
