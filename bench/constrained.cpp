@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "dalsegno/tools.hpp"
 #include "runtime/local_engine.hpp"
 #include "text/grammar.hpp"
 
@@ -26,7 +28,8 @@ struct Options {
 
 struct Named {
   const char* name;
-  std::string schema;
+  std::optional<Constraint> constraint{};
+  bool free = false;  // it could end at any token
 };
 
 constexpr const char* kPerson =
@@ -36,18 +39,29 @@ constexpr const char* kPerson =
         {"type":"string","pattern":"^[0-9]{5}$"}},"required":["street","postal_code"],"additionalProperties":false}},
         "required":["name","age","email","tags","address"],"additionalProperties":false})";
 
-std::vector<Named> schemas() {
+Named by(const char* name, std::string schema) {
+  return {name, Constraint::json_schema(std::move(schema))};
+}
+
+Result<std::vector<Named>> forms() {
   const std::string person = kPerson;
   const auto people = [](const std::string& each, const std::string& more) {
     return R"({"type":"array","minItems":20,"items":)" + each + more + "}";
   };
-  return {{"text in a JSON string", R"({"type":"object","properties":{"text":{"type":"string","minLength":1000}},
-                                         "required":["text"],"additionalProperties":false})"},
-          {"people, any white space", people(person, "")},
-          {"people, none", people(person, R"(,"x-guidance":{"whitespace_flexible":false})")},
-          {"text by a pattern", R"({"type":"object","properties":{"text":{"type":"string","pattern":"^.{400,}$"}},
-                                    "required":["text"],"additionalProperties":false})"},
-          {"any JSON", R"({"type":"array","minItems":200})"}};
+  std::vector<Tool> tools;
+  for (int i = 0; i < 8; ++i) tools.push_back({.name = fmt::format("person_{}", i), .parameters_json = person});
+  DALSEGNO_ASSIGN(calls, tool_calls(ToolCallStyle::hermes, tools));
+  return std::vector<Named>{
+      {"no constraint", std::nullopt, true},
+      {"8 tools, plain text", std::move(calls), true},
+      by("text in a JSON string", R"({"type":"object","properties":{"text":{"type":"string","minLength":1000}},
+                                         "required":["text"],"additionalProperties":false})"),
+      by("people, any white space", people(person, "")),
+      by("people, none", people(person, R"(,"x-guidance":{"whitespace_flexible":false})")),
+      by("text by a pattern",
+         R"({"type":"object","properties":{"text":{"type":"string","pattern":"^.{400,}$"}},
+                                    "required":["text"],"additionalProperties":false})"),
+      by("any JSON", R"({"type":"array","minItems":200})")};
 }
 
 double micros(Clock::duration time) {
@@ -65,7 +79,7 @@ Result<void> masks(const Vocabulary& vocabulary, const Named& form, const std::v
                    std::vector<double>& all) {
   DALSEGNO_ASSIGN(grammars, Grammars::create(vocabulary));
   const auto begin = Clock::now();
-  DALSEGNO_ASSIGN(matcher, grammars->compile(Constraint::json_schema(form.schema)));
+  DALSEGNO_ASSIGN(matcher, grammars->compile(*form.constraint));
   const double compiled = micros(Clock::now() - begin);
   std::vector<double> masks, steps;
   TokenMask allowed(vocabulary.size());
@@ -85,15 +99,15 @@ Result<void> masks(const Vocabulary& vocabulary, const Named& form, const std::v
   return {};
 }
 
-Result<Reply> reply(LocalEngine& engine, const std::vector<TokenId>& prompt, const Options& options,
-                    const std::string& schema, std::uint64_t seed) {
+Result<Reply> reply(LocalEngine& engine, const std::vector<TokenId>& prompt, const Options& options, const Named& form,
+                    std::uint64_t seed) {
   GenerateOptions asked;
   asked.max_tokens = options.tokens;
   asked.sampling.temperature = 0.7F;
   asked.sampling.seed = seed;
-  if (!schema.empty()) {
-    asked.constraint = Constraint::json_schema(schema);
-  } else {  // as long as the others
+  asked.speculation = Speculation::off;  // free text says the same twice in a round
+  asked.constraint = form.constraint;
+  if (form.free) {  // as long as the others
     for (TokenId id = 0; id < engine.vocabulary().size(); ++id) {
       if (engine.vocabulary().is_end_of_turn(id)) asked.sampling.logit_bias.emplace_back(id, -1e9F);
     }
@@ -111,13 +125,12 @@ Result<void> run(const Options& options) {
   DALSEGNO_ASSIGN(prompt, engine->tokenizer().encode(text, {.special = true}));
 
   // In turns, so that what else the machine does hits all alike.
-  std::vector<Named> forms = schemas();
-  forms.insert(forms.begin(), {"no constraint", ""});
+  DALSEGNO_ASSIGN(forms, dalsegno::forms());
   std::vector<std::vector<double>> speeds(forms.size());
   std::vector<std::vector<TokenId>> ids(forms.size());
   for (int round = 0; round <= options.rounds; ++round) {
     for (std::size_t i = 0; i < forms.size(); ++i) {
-      DALSEGNO_ASSIGN(said, reply(*engine, prompt, options, forms[i].schema, static_cast<std::uint64_t>(round)));
+      DALSEGNO_ASSIGN(said, reply(*engine, prompt, options, forms[i], static_cast<std::uint64_t>(round)));
       if (round > 0) speeds[i].push_back(said.tokens_per_second);  // the first one compiles and warms up
       ids[i] = said.ids;
     }

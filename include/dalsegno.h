@@ -269,7 +269,19 @@ enum {
   DALSEGNO_CONSTRAINT_JSON_SCHEMA = 1,
   DALSEGNO_CONSTRAINT_REGEX = 2,
   DALSEGNO_CONSTRAINT_LARK = 3,
-  DALSEGNO_CONSTRAINT_CHOICES = 4
+  DALSEGNO_CONSTRAINT_CHOICES = 4,
+  // {"style":"hermes","tools":[{"name":...,"parameters":a schema}],"tool_choice":"auto"}; other styles: "llama3",
+  // "json"; other choices: "required", "none", {"name":...}. The calls in a text; other text is free.
+  DALSEGNO_CONSTRAINT_TOOL_CALLS = 5
+};
+
+// Which tools a reply calls. Default: as the session says; of a session: automatic.
+enum {
+  DALSEGNO_TOOL_CHOICE_DEFAULT = 0,
+  DALSEGNO_TOOL_CHOICE_AUTOMATIC = 1,  // it may answer, or call
+  DALSEGNO_TOOL_CHOICE_REQUIRED = 2,   // it is nothing but calls
+  DALSEGNO_TOOL_CHOICE_NONE = 3,       // no call can be written
+  DALSEGNO_TOOL_CHOICE_NAMED = 4       // nothing but calls of tool_choice_name
 };
 
 // Whether the next tokens of a reply are guessed: where that is faster, or never. It changes no token.
@@ -316,6 +328,8 @@ typedef struct dalsegno_generate_options {
   size_t choice_count;
   int32_t constraint_continues;  // tokens at the prompt's end that are text of the grammar already
   int32_t speculation;           // DALSEGNO_SPECULATION_*
+  int32_t tool_choice;           // DALSEGNO_TOOL_CHOICE_*, in sessions with tools alone
+  const char* tool_choice_name;
 } dalsegno_generate_options;
 DALSEGNO_API void dalsegno_generate_options_init(dalsegno_generate_options* options, size_t size);
 
@@ -386,6 +400,9 @@ typedef struct dalsegno_session_options {
   const dalsegno_message* messages;
   size_t message_count;
   int32_t pin;
+  int32_t tool_choice;  // DALSEGNO_TOOL_CHOICE_*, of turns whose options say nothing
+  const char* tool_choice_name;
+  int32_t strict;  // 1: calls are well-formed and their arguments valid; 0: the model writes what it likes
 } dalsegno_session_options;
 DALSEGNO_API void dalsegno_session_options_init(dalsegno_session_options* options, size_t size);
 

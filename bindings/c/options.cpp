@@ -120,6 +120,10 @@ dalsegno_generate_options plain_options(const GenerateOptions& options, std::vec
   all.deadline_seconds = options.scheduling.deadline_seconds;
   all.chunk = options.chunk;
   all.speculation = static_cast<std::int32_t>(options.speculation);
+  if (options.tool_choice) {
+    all.tool_choice = 1 + static_cast<std::int32_t>(options.tool_choice->kind);
+    all.tool_choice_name = options.tool_choice->name.c_str();
+  }
   if (options.constraint) {
     const Constraint& constraint = *options.constraint;
     all.constraint = 1 + static_cast<std::int32_t>(constraint.kind);
@@ -164,7 +168,7 @@ Result<SamplingOptions> sampling_of(const dalsegno_generate_options& options) {
 
 Result<std::optional<Constraint>> constraint_of(const dalsegno_generate_options& options) {
   if (options.constraint == DALSEGNO_CONSTRAINT_NONE) return std::optional<Constraint>();
-  if (options.constraint < 0 || options.constraint > DALSEGNO_CONSTRAINT_CHOICES) {
+  if (options.constraint < 0 || options.constraint > DALSEGNO_CONSTRAINT_TOOL_CALLS) {
     return out_of_range("constraint", options.constraint);
   }
   DALSEGNO_ASSIGN(choices, strings_of(options.choices, options.choice_count, "choices"));
@@ -172,6 +176,12 @@ Result<std::optional<Constraint>> constraint_of(const dalsegno_generate_options&
                  std::move(choices)};
   all.continues = options.constraint_continues;
   return std::optional<Constraint>(std::move(all));
+}
+
+Result<std::optional<ToolChoice>> tool_choice_of(std::int32_t kind, const char* name) {
+  if (kind == DALSEGNO_TOOL_CHOICE_DEFAULT) return std::optional<ToolChoice>();
+  if (kind < 0 || kind > DALSEGNO_TOOL_CHOICE_NAMED) return out_of_range("tool_choice", kind);
+  return std::optional(ToolChoice{static_cast<ToolChoice::Kind>(kind - 1), text_of(name)});
 }
 
 Result<Asked> asked(const dalsegno_generate_options* given) {
@@ -184,6 +194,8 @@ Result<Asked> asked(const dalsegno_generate_options* given) {
   all.options.stop = std::move(stop);
   DALSEGNO_ASSIGN(constraint, constraint_of(options));
   all.options.constraint = std::move(constraint);
+  DALSEGNO_ASSIGN(tool_choice, tool_choice_of(options.tool_choice, options.tool_choice_name));
+  all.options.tool_choice = std::move(tool_choice);
   all.options.logprobs = options.logprobs != 0;
   all.options.reuse = options.reuse != 0;
   all.options.salt = text_of(options.salt);
@@ -223,8 +235,14 @@ Result<std::vector<Message>> messages_of(const dalsegno_message* messages, std::
   return all;
 }
 
+dalsegno_session_options default_session_options() {
+  dalsegno_session_options all{};
+  all.strict = 1;
+  return all;
+}
+
 Result<SessionOptions> session_options(const dalsegno_session_options* given) {
-  DALSEGNO_ASSIGN(options, sized(given, dalsegno_session_options{}, "dalsegno_session_options"));
+  DALSEGNO_ASSIGN(options, sized(given, default_session_options(), "dalsegno_session_options"));
   SessionOptions all;
   all.instructions = text_of(options.instructions);
   DALSEGNO_ASSIGN(tools, tools_of(options.tools, options.tool_count));
@@ -234,6 +252,9 @@ Result<SessionOptions> session_options(const dalsegno_session_options* given) {
   DALSEGNO_ASSIGN(messages, messages_of(options.messages, options.message_count));
   all.messages = std::move(messages);
   all.pin = options.pin != 0;
+  DALSEGNO_ASSIGN(tool_choice, tool_choice_of(options.tool_choice, options.tool_choice_name));
+  all.tool_choice = std::move(tool_choice).value_or(ToolChoice());
+  all.strict = options.strict != 0;
   return all;
 }
 
@@ -248,5 +269,5 @@ void dalsegno_generate_options_init(dalsegno_generate_options* options, std::siz
 }
 
 void dalsegno_session_options_init(dalsegno_session_options* options, std::size_t size) {
-  dalsegno::c::initialise(options, size, dalsegno_session_options{});
+  dalsegno::c::initialise(options, size, dalsegno::c::default_session_options());
 }

@@ -29,7 +29,12 @@ static_assert(same(DALSEGNO_FINISH_STOP, FinishReason::stop) && same(DALSEGNO_FI
 static_assert(same(DALSEGNO_CONSTRAINT_JSON_SCHEMA - 1, Constraint::Kind::json_schema) &&
               same(DALSEGNO_CONSTRAINT_REGEX - 1, Constraint::Kind::regex) &&
               same(DALSEGNO_CONSTRAINT_LARK - 1, Constraint::Kind::lark) &&
-              same(DALSEGNO_CONSTRAINT_CHOICES - 1, Constraint::Kind::choices));
+              same(DALSEGNO_CONSTRAINT_CHOICES - 1, Constraint::Kind::choices) &&
+              same(DALSEGNO_CONSTRAINT_TOOL_CALLS - 1, Constraint::Kind::tool_calls));
+static_assert(same(DALSEGNO_TOOL_CHOICE_AUTOMATIC - 1, ToolChoice::Kind::automatic) &&
+              same(DALSEGNO_TOOL_CHOICE_REQUIRED - 1, ToolChoice::Kind::required) &&
+              same(DALSEGNO_TOOL_CHOICE_NONE - 1, ToolChoice::Kind::none) &&
+              same(DALSEGNO_TOOL_CHOICE_NAMED - 1, ToolChoice::Kind::named));
 static_assert(same(DALSEGNO_SPECULATION_AUTOMATIC, Speculation::automatic) &&
               same(DALSEGNO_SPECULATION_OFF, Speculation::off));
 static_assert(same(DALSEGNO_TOOLS_ANSWERED, ToolsEnded::answered) && same(DALSEGNO_TOOLS_ROUNDS, ToolsEnded::rounds) &&

@@ -142,6 +142,7 @@ Constraint::Kind kind_of(const std::string& kind) {
   if (kind == "regex") return Constraint::Kind::regex;
   if (kind == "lark") return Constraint::Kind::lark;
   if (kind == "choices") return Constraint::Kind::choices;
+  if (kind == "tool_calls") return Constraint::Kind::tool_calls;
   throw nb::value_error(
       ("constraint: there is no kind '" + kind + "'; dalsegno.constraints makes all there are").c_str());
 }
@@ -182,6 +183,11 @@ E named(const char* option, nb::handle value, const std::array<E, N>& all) {
   throw nb::value_error((std::string(option) + ": '" + wanted + "' is none of " + known).c_str());
 }
 
+void set_tool_choice(Asked& asked, const char* option, nb::handle value) {
+  asked.options.tool_choice.reset();
+  if (!value.is_none()) asked.options.tool_choice = tool_choice_of(option, value);
+}
+
 void set_speculation(Asked& asked, const char* option, nb::handle value) {
   asked.options.speculation = named(option, value, std::array{Speculation::automatic, Speculation::off});
 }
@@ -190,6 +196,7 @@ constexpr Row kRows[] = {
     {"max_tokens", set_field<&GenerateOptions::max_tokens>},
     {"stop", set_stop},
     {"constraint", set_constraint},
+    {"tool_choice", set_tool_choice},
     {"logits_processor", set_processor},
     {"logprobs", set_field<&GenerateOptions::logprobs>},
     {"reuse", set_field<&GenerateOptions::reuse>},
@@ -317,6 +324,18 @@ constexpr EngineRow kEngineRows[] = {
 }
 
 }  // namespace
+
+ToolChoice tool_choice_of(const char* option, nb::handle value) {
+  constexpr const char* kWanted = "'auto', 'required', 'none' or {'name': of a tool}";
+  if (nb::isinstance<nb::dict>(value) && nb::len(value) == 1 && nb::cast<nb::dict>(value).contains("name")) {
+    return ToolChoice::named(cast_option<std::string>(option, nb::cast<nb::dict>(value)["name"], kWanted));
+  }
+  const auto word = cast_option<std::string>(option, value, kWanted);
+  if (word == "auto") return {};
+  if (word == "required") return ToolChoice::required();
+  if (word == "none") return ToolChoice::none();
+  throw nb::value_error((std::string(option) + ": '" + word + "' is none of " + kWanted).c_str());
+}
 
 bool set_option(Asked& asked, const std::string& name, nb::handle value) {
   for (const Row& row : kRows) {

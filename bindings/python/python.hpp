@@ -136,6 +136,8 @@ struct Asked {
   std::shared_ptr<Failure> failure = std::make_shared<Failure>();
 };
 Asked asked(const nb::kwargs& kwargs);
+// "auto", "required", "none" or {"name": of a tool}. Throws TypeError, ValueError.
+ToolChoice tool_choice_of(const char* option, nb::handle value);
 // One more option by its name. False: there is none of that name.
 bool set_option(Asked& asked, const std::string& name, nb::handle value);
 

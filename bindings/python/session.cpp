@@ -127,13 +127,22 @@ nb::list list_of(const nb::object& items) {
   return all;
 }
 
-PySession made(const PyEngine& engine, std::string instructions, const nb::object& messages, const nb::object& tools,
-               const std::string& call_style, bool pin) {
+struct ToolOptions {
+  nb::object tools;
+  std::string call_style;
+  nb::object tool_choice;
+  bool strict = true;
+};
+
+PySession made(const PyEngine& engine, std::string instructions, const nb::object& messages,
+               const ToolOptions& of_tools, bool pin) {
   const auto& owner = engine.use();
-  const nb::list given = list_of(tools);
+  const nb::list given = list_of(of_tools.tools);
   const SessionOptions options{.instructions = std::move(instructions),
                                .tools = tools_of(given),
-                               .call_style = style_of(call_style),
+                               .call_style = style_of(of_tools.call_style),
+                               .tool_choice = tool_choice_of("tool_choice", of_tools.tool_choice),
+                               .strict = of_tools.strict,
                                .messages = messages_of(messages),
                                .pin = pin};
   return of(owner, run<Session>([owner, options](const std::stop_token&) { return Session::create(*owner, options); }),
@@ -267,7 +276,8 @@ void bind_replies(nb::class_<PySession>& session) {
               ") -> ToolsReply"),
           "As respond(), and runs the tools that replies call until one answers. Handlers run on this thread; what "
           "they\n"
-          "raise is told to the model. Errors: also InvalidArgumentError (no tools).")
+          "raise is told to the model. Once tools have been run, a tool_choice that requires calls counts as 'auto'. "
+          "Errors: also InvalidArgumentError (no tools).")
       .def("prewarm", &prewarm, nb::arg("on_prefill") = nb::none(), nb::arg("options"),
            nb::sig("def prewarm(self, " ON_PREFILL DALSEGNO_GENERATE_OPTIONS ") -> int"),
            "Computes and caches what the next turn's prompt begins with, whatever the user will say. How many tokens "
@@ -333,17 +343,24 @@ void bind_session(nb::module_& module) {
       "tokenising their text again never breaks reuse. One call at a time.\n\n"
       "instructions: the system message; messages: what was said before, dicts with role and\n"
       "content; tools: dicts with name, description, parameters (a JSON schema) and handler;\n"
+      "tool_choice: 'auto', 'required' (each reply is nothing but calls), 'none' or {'name': ...};\n"
+      "strict: calls are well-formed and their arguments valid by the tool's parameters; one that\n"
+      "cannot be enforced is refused. False: the model writes what it likes;\n"
       "pin: what is cached stays while the session exists.");
   session.def(
       "__init__",
       [](PySession* self, const PyEngine& engine, std::string instructions, const nb::object& messages,
-         const nb::object& tools, const std::string& call_style,
-         bool pin) { new (self) PySession(made(engine, std::move(instructions), messages, tools, call_style, pin)); },
+         nb::object tools, std::string call_style, nb::object tool_choice, bool strict, bool pin) {
+        const ToolOptions of_tools{std::move(tools), std::move(call_style), std::move(tool_choice), strict};
+        new (self) PySession(made(engine, std::move(instructions), messages, of_tools, pin));
+      },
       nb::arg("engine"), nb::arg("instructions") = "", nb::kw_only(), nb::arg("messages") = nb::tuple(),
-      nb::arg("tools") = nb::tuple(), nb::arg("call_style") = "automatic", nb::arg("pin") = false,
-      nb::sig("def __init__(self, engine: Engine, instructions: str = '', *, messages: " MESSAGES
-              " = (), tools: collections.abc.Iterable[dict[str, object]] = (), call_style: str = 'automatic', "
-              "pin: bool = False) -> None"));
+      nb::arg("tools") = nb::tuple(), nb::arg("call_style") = "automatic", nb::arg("tool_choice") = "auto",
+      nb::arg("strict") = true, nb::arg("pin") = false,
+      nb::sig(
+          "def __init__(self, engine: Engine, instructions: str = '', *, messages: " MESSAGES
+          " = (), tools: collections.abc.Iterable[dict[str, object]] = (), call_style: str = 'automatic', "
+          "tool_choice: dalsegno.constraints.ToolChoice = 'auto', strict: bool = True, pin: bool = False) -> None"));
   bind_replies(session);
   bind_changes(session);
   session

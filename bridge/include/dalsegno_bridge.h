@@ -101,6 +101,7 @@ typedef enum dsb_grammar_kind {
   DSB_REGEX = 1,
   DSB_LARK = 2,
   DSB_CHOICES = 3, /* any number of texts; the others take one */
+  DSB_TOOL_CALLS = 4,
 } dsb_grammar_kind;
 
 typedef enum dsb_matcher_state {
@@ -112,11 +113,13 @@ typedef enum dsb_matcher_state {
 /* A place in a grammar. Not const: one thread at a time. */
 typedef struct dsb_matcher dsb_matcher;
 
-/* At the grammar's beginning. Takes at most some tens of milliseconds, whatever the texts. */
+/* At the grammar's beginning. Takes at most some tens of milliseconds, whatever the texts; of tool calls, for each tool. */
 int32_t dsb_grammar_compile(const dsb_grammars* grammars, int32_t kind, const dsb_text* texts, size_t text_count,
                             dsb_matcher** matcher, dsb_buffer* error);
 int32_t dsb_matcher_clone(const dsb_matcher* matcher, dsb_matcher** copy, dsb_buffer* error);
 void dsb_matcher_free(dsb_matcher* matcher);
+/* Of tool calls, at their beginning: the text begins within thoughts that the prompt has begun. */
+void dsb_matcher_think(dsb_matcher* matcher);
 /* words: one bit per id, from the lowest of the first word on; which tokens may follow. */
 int32_t dsb_matcher_mask(dsb_matcher* matcher, uint32_t* words, size_t word_count, int32_t* state, dsb_buffer* error);
 int32_t dsb_matcher_consume(dsb_matcher* matcher, const uint32_t* ids, size_t id_count, int32_t* state,

@@ -2,8 +2,9 @@
 
 use crate::abi::{guarded, slice, Buffer, Ids, Owned, Text};
 use crate::failure::{Code, Failure};
-use crate::grammar::{Follower, Grammars, Source};
+use crate::grammar::{Follower, Grammars, Source, State};
 use crate::grammar_tokens::GrammarTokens;
+use crate::tool_text::ToolText;
 use crate::vocabulary::Vocabulary;
 use std::sync::Arc;
 
@@ -60,19 +61,65 @@ pub unsafe extern "C" fn dsb_grammars_free(grammars: *mut Grammars) {
     }
 }
 
-unsafe fn source<'a>(kind: i32, texts: &'a [Text]) -> Result<Source<'a>, Failure> {
+/// What follows a text: a grammar of all of it, or one of the tool calls in it.
+#[derive(Clone)]
+pub enum Matcher {
+    Whole(Follower),
+    Tools(ToolText),
+}
+
+impl Matcher {
+    fn mask(&mut self, words: &mut [u32]) -> Result<State, Failure> {
+        match self {
+            Matcher::Whole(text) => text.mask(words),
+            Matcher::Tools(text) => text.mask(words),
+        }
+    }
+
+    fn consume(&mut self, ids: &[u32]) -> Result<State, Failure> {
+        match self {
+            Matcher::Whole(text) => text.consume(ids),
+            Matcher::Tools(text) => text.consume(ids),
+        }
+    }
+
+    fn forced(&mut self) -> Vec<u32> {
+        match self {
+            Matcher::Whole(text) => text.forced(),
+            Matcher::Tools(text) => text.forced(),
+        }
+    }
+
+    fn accepts(&mut self) -> Result<bool, Failure> {
+        match self {
+            Matcher::Whole(text) => text.accepts(),
+            Matcher::Tools(text) => text.accepts(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Matcher::Whole(text) => text.bytes(),
+            Matcher::Tools(text) => text.bytes(),
+        }
+    }
+}
+
+unsafe fn compile(grammars: &Grammars, kind: i32, texts: &[Text]) -> Result<Matcher, Failure> {
     let texts: Vec<&str> = texts
         .iter()
         .map(|text| unsafe { text.str(|| "the text of a constraint".into()) })
         .collect::<Result<_, _>>()
         .map_err(|failure| Failure::new(Code::InvalidArgument, failure.message))?;
-    match (kind, texts.as_slice()) {
-        (0, [text]) => Ok(Source::JsonSchema(text)),
-        (1, [text]) => Ok(Source::Regex(text)),
-        (2, [text]) => Ok(Source::Lark(text)),
-        (3, _) => Ok(Source::Choices(texts)),
-        _ => Err(Failure::new(Code::InvalidArgument, "there is no such kind of constraint")),
-    }
+    let source = match (kind, texts.as_slice()) {
+        (0, [text]) => Source::JsonSchema(text),
+        (1, [text]) => Source::Regex(text),
+        (2, [text]) => Source::Lark(text),
+        (3, _) => Source::Choices(texts),
+        (4, [text]) => return Ok(Matcher::Tools(grammars.compile_tool_calls(text)?)),
+        _ => return Err(Failure::new(Code::InvalidArgument, "there is no such kind of constraint")),
+    };
+    Ok(Matcher::Whole(grammars.compile(&source)?))
 }
 
 #[no_mangle]
@@ -81,12 +128,12 @@ pub unsafe extern "C" fn dsb_grammar_compile(
     kind: i32,
     texts: *const Text,
     text_count: usize,
-    matcher: *mut *mut Follower,
+    matcher: *mut *mut Matcher,
     error: *mut Buffer,
 ) -> i32 {
     unsafe {
         guarded(error, || {
-            let made = (*grammars).compile(&source(kind, slice(texts, text_count))?)?;
+            let made = compile(&*grammars, kind, slice(texts, text_count))?;
             *matcher = Box::into_raw(Box::new(made));
             Ok(())
         })
@@ -95,8 +142,8 @@ pub unsafe extern "C" fn dsb_grammar_compile(
 
 #[no_mangle]
 pub unsafe extern "C" fn dsb_matcher_clone(
-    matcher: *const Follower,
-    copy: *mut *mut Follower,
+    matcher: *const Matcher,
+    copy: *mut *mut Matcher,
     error: *mut Buffer,
 ) -> i32 {
     unsafe {
@@ -108,15 +155,22 @@ pub unsafe extern "C" fn dsb_matcher_clone(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn dsb_matcher_free(matcher: *mut Follower) {
+pub unsafe extern "C" fn dsb_matcher_free(matcher: *mut Matcher) {
     if !matcher.is_null() {
         drop(unsafe { Box::from_raw(matcher) });
     }
 }
 
 #[no_mangle]
+pub unsafe extern "C" fn dsb_matcher_think(matcher: *mut Matcher) {
+    if let Matcher::Tools(text) = unsafe { &mut *matcher } {
+        text.think();
+    }
+}
+
+#[no_mangle]
 pub unsafe extern "C" fn dsb_matcher_mask(
-    matcher: *mut Follower,
+    matcher: *mut Matcher,
     words: *mut u32,
     word_count: usize,
     state: *mut i32,
@@ -132,7 +186,7 @@ pub unsafe extern "C" fn dsb_matcher_mask(
 
 #[no_mangle]
 pub unsafe extern "C" fn dsb_matcher_consume(
-    matcher: *mut Follower,
+    matcher: *mut Matcher,
     ids: *const u32,
     id_count: usize,
     state: *mut i32,
@@ -147,7 +201,7 @@ pub unsafe extern "C" fn dsb_matcher_consume(
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn dsb_matcher_forced(matcher: *mut Follower, ids: *mut Ids, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn dsb_matcher_forced(matcher: *mut Matcher, ids: *mut Ids, error: *mut Buffer) -> i32 {
     unsafe {
         guarded(error, || {
             *ids = Owned::of((*matcher).forced());
@@ -157,7 +211,7 @@ pub unsafe extern "C" fn dsb_matcher_forced(matcher: *mut Follower, ids: *mut Id
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn dsb_matcher_accepts(matcher: *mut Follower, accepts: *mut i32, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn dsb_matcher_accepts(matcher: *mut Matcher, accepts: *mut i32, error: *mut Buffer) -> i32 {
     unsafe {
         guarded(error, || {
             *accepts = i32::from((*matcher).accepts()?);
@@ -167,7 +221,7 @@ pub unsafe extern "C" fn dsb_matcher_accepts(matcher: *mut Follower, accepts: *m
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn dsb_matcher_bytes(matcher: *const Follower, bytes: *mut u64, error: *mut Buffer) -> i32 {
+pub unsafe extern "C" fn dsb_matcher_bytes(matcher: *const Matcher, bytes: *mut u64, error: *mut Buffer) -> i32 {
     unsafe {
         guarded(error, || {
             *bytes = (*matcher).bytes();
@@ -179,6 +233,6 @@ pub unsafe extern "C" fn dsb_matcher_bytes(matcher: *const Follower, bytes: *mut
 /// Matchers are cloned by several threads at once, and move between threads.
 const _: () = {
     const fn shared<T: Send + Sync>() {}
-    shared::<Follower>();
+    shared::<Matcher>();
     shared::<Grammars>();
 };

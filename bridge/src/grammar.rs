@@ -16,6 +16,8 @@ use crate::schema_json::read;
 use crate::schema_mended::{meets_bounds, mended};
 use crate::schema_numbers::check_all;
 use crate::schema_rewrite::rewritten;
+use crate::tool_calls::{of_an_object, ToolCalls, PYTHON_TAG};
+use crate::tool_text::ToolText;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::panic_utils::catch_unwind;
@@ -44,7 +46,7 @@ const BYTES_PER_BYTE: usize = 192;
 /// Address space; what compiling does not reach is never touched.
 const STACK: usize = 256 << 20;
 /// Between the tokens of JSON: a space or two, or a new line and what it is indented by.
-const WHITE_SPACE: &str = r"(?:[\x20\x09]{1,2}|\x0D?\x0A[\x20\x09]{0,40})";
+pub const WHITE_SPACE: &str = r"(?:[\x20\x09]{1,2}|\x0D?\x0A[\x20\x09]{0,40})";
 
 pub enum Source<'a> {
     JsonSchema(&'a str),
@@ -94,12 +96,8 @@ impl Source<'_> {
         self.check_size()?;
         match self {
             Source::JsonSchema(text) => {
-                let mut schema = read(text).map_err(|reason| self.refused(reason))?;
-                check_schema(&schema, &mut 0).map_err(|reason| self.refused(reason))?;
-                check_all(&schema).map_err(|reason| self.refused(reason))?;
-                settle(&mut schema).map_err(|reason| self.refused(reason))?;
-                checked(&mut schema, LONGEST_REGEX).map_err(|reason| self.refused(reason))?;
-                Ok(TopLevelGrammar::from_json_schema(laid_out(schema).map_err(|reason| self.refused(reason))?))
+                let schema = read(text).and_then(|schema| prepared(schema, &mut 0));
+                Ok(TopLevelGrammar::from_json_schema(schema.map_err(|reason| self.refused(reason))?))
             }
             Source::Regex(text) => {
                 check(text).map_err(|reason| self.refused(reason))?;
@@ -117,6 +115,15 @@ impl Source<'_> {
     fn refused(&self, reason: String) -> Failure {
         Failure::new(Code::InvalidArgument, format!("the {} cannot be used: {reason}", self.name()))
     }
+}
+
+/// As it can be compiled. seen: the parts so far.
+fn prepared(mut schema: Value, seen: &mut usize) -> Result<Value, String> {
+    check_schema(&schema, seen)?;
+    check_all(&schema)?;
+    settle(&mut schema)?;
+    checked(&mut schema, LONGEST_REGEX)?;
+    laid_out(schema)
 }
 
 /// Requires: at most 127 levels.
@@ -210,25 +217,61 @@ impl Grammars {
 
     /// At the beginning of a text; clones follow texts.
     pub fn compile(&self, source: &Source) -> Result<Follower, Failure> {
-        let compile = || self.parser(source);
-        let (parser, size) = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, compile);
-            let thread = thread.map_err(|e| {
-                Failure::new(Code::Exhausted, format!("there is no thread to compile the {} on: {e}", source.name()))
-            })?;
-            thread
-                .join()
-                .map_err(|_| Failure::new(Code::Internal, format!("compiling the {} failed", source.name())))?
-        })?;
-        let compiled = (size * BYTES_PER_BYTE) as u64;
-        Ok(Follower { matcher: Matcher::new(Ok(parser.clone())), shared: Arc::new(Compiled { parser, compiled }) })
+        let (parser, size) = on_large_stack(source.name(), || self.parser(source))??;
+        Ok(Follower::new(parser, size))
+    }
+
+    /// Of a definition as ToolCalls::read() takes it.
+    pub fn compile_tool_calls(&self, definition: &str) -> Result<ToolText, Failure> {
+        let refused = |why: String| Failure::new(Code::InvalidArgument, format!("the tool calls cannot be used: {why}"));
+        if definition.len() > LONGEST_TEXT {
+            let size = definition.len();
+            return Err(refused(format!("their definition has {size} bytes, and {LONGEST_TEXT} are the limit")));
+        }
+        let mut calls = ToolCalls::read(definition).map_err(refused)?;
+        let (style, choice) = (calls.style, calls.choice);
+        let compile = move || self.tool_calls_parser(&mut calls, definition.len());
+        let (parser, size) = on_large_stack("tool calls", compile)?.map_err(refused)?;
+        Ok(ToolText::new(style, choice, Follower::new(parser, size), self.factory.tok_env().clone()))
+    }
+
+    /// Each tool's schema is compiled by itself before: then it is known whose fault it is.
+    fn tool_calls_parser(&self, calls: &mut ToolCalls, size: usize) -> Result<(TokenParser, usize), String> {
+        let mut seen = 0;
+        let mut all = size;
+        let mut schemas = Vec::new();
+        for tool in &mut calls.tools {
+            let (schema, longer) = of_an_object(tool.parameters.take())
+                .and_then(|schema| prepared(schema, &mut seen))
+                .and_then(|schema| self.compilable(schema))
+                .map_err(|why| format!("the parameters of the tool {:?}: {why}", tool.name))?;
+            all += longer;
+            if all > size + LONGEST_REWRITTEN {
+                return Err(format!("the alternatives of all parameters, each by itself, come to too much {TOO_LARGE}"));
+            }
+            schemas.push(schema);
+        }
+        let tag = self.factory.tok_env().tok_trie().get_special_token(PYTHON_TAG).is_some();
+        let mut parser = self.factory.create_parser(calls.grammar(schemas, tag)).map_err(|e| of_schema(&e))?;
+        self.check_beginning(&mut parser)?;
+        Ok((parser, all))
+    }
+
+    /// As it was compiled, and by how much longer than it is.
+    fn compilable(&self, schema: Value) -> Result<(Value, usize), String> {
+        let size = schema.to_string().len();
+        let (mut parser, longer, schema) = self.schema_parser(TopLevelGrammar::from_json_schema(schema), size)?;
+        self.check_beginning(&mut parser)?;
+        Ok((schema, longer.saturating_sub(size)))
     }
 
     /// With the length of the text that was compiled.
     fn parser(&self, source: &Source) -> Result<(TokenParser, usize), Failure> {
         let grammar = source.grammar()?;
         let (mut parser, size) = match source {
-            Source::JsonSchema(_) => self.schema_parser(grammar, source.size()),
+            Source::JsonSchema(_) => {
+                self.schema_parser(grammar, source.size()).map(|(parser, size, _)| (parser, size))
+            }
             _ => self.factory.create_parser(grammar).map(|parser| (parser, source.size())).map_err(|e| of_lark(&e)),
         }
         .map_err(|reason| source.refused(reason))?;
@@ -257,13 +300,19 @@ impl Grammars {
 
     /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words. So is one with addresses
     /// inside: llguidance takes a reference that it was led to as one from where it was led from. So is one whose bounds meet.
-    fn schema_parser(&self, mut grammar: TopLevelGrammar, size: usize) -> Result<(TokenParser, usize), String> {
+    /// With the length of the text that was compiled, and as what it was.
+    fn schema_parser(
+        &self,
+        mut grammar: TopLevelGrammar,
+        size: usize,
+    ) -> Result<(TokenParser, usize, Value), String> {
         let schema = grammar.grammars[0].json_schema.clone().unwrap_or_default();
         if !has_addresses_inside(&schema) && !meets_bounds(&schema) {
             let mut as_written = grammar.clone();
             as_written.grammars[0].json_schema.iter_mut().for_each(|schema| mended(schema, Draft::default()));
+            let written = as_written.grammars[0].json_schema.clone().unwrap_or_default();
             let refused = match self.factory.create_parser(as_written) {
-                Ok(parser) => return Ok((parser, size)),
+                Ok(parser) => return Ok((parser, size, written)),
                 Err(e) => of_schema(&e),
             };
             if refused.contains(TOO_LARGE) {
@@ -276,10 +325,20 @@ impl Grammars {
         if longer > size + LONGEST_REWRITTEN {
             return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
         }
-        grammar.grammars[0].json_schema = Some(schema);
+        grammar.grammars[0].json_schema = Some(schema.clone());
         let parser = self.factory.create_parser(grammar).map_err(|e| of_schema(&e))?;
-        Ok((parser, longer))
+        Ok((parser, longer, schema))
     }
+}
+
+/// llguidance recurses over what it is given.
+fn on_large_stack<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread
+            .map_err(|e| Failure::new(Code::Exhausted, format!("there is no thread to compile the {what} on: {e}")))?;
+        thread.join().map_err(|_| Failure::new(Code::Internal, format!("compiling the {what} failed")))
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -308,6 +367,17 @@ struct Compiled {
 }
 
 impl Follower {
+    /// size: of the text that was compiled.
+    fn new(parser: TokenParser, size: usize) -> Self {
+        let compiled = (size * BYTES_PER_BYTE) as u64;
+        Follower { matcher: Matcher::new(Ok(parser.clone())), shared: Arc::new(Compiled { parser, compiled }) }
+    }
+
+    /// Whether the tokens may follow, however the grammar would spell their text.
+    pub fn can_take(&mut self, ids: &[TokenId]) -> bool {
+        self.matcher.validate_tokens(ids).is_ok_and(|taken| taken == ids.len())
+    }
+
     /// Sets the bits of tokens that may come next. Requires: room for the vocabulary.
     pub fn mask(&mut self, words: &mut [u32]) -> Result<State, Failure> {
         words.fill(0);

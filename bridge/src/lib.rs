@@ -32,4 +32,7 @@ mod specials;
 mod split;
 mod template;
 mod token_table;
+mod tool_calls;
+mod tool_places;
+mod tool_text;
 mod vocabulary;

@@ -14,6 +14,7 @@ struct Constraint {
     regex,        // matches the whole reply; Rust's syntax, without look-around and back-references
     lark,         // a context-free grammar in Lark's syntax, from the rule `start` on, or in GBNF, from `root` on
     choices,      // one of some texts
+    tool_calls,   // the calls in a text, as tool_calls() in tools.hpp defines them; other text is free
   };
   Kind kind = Kind::json_schema;
   std::string text{};                  // of all kinds but choices
@@ -26,6 +27,23 @@ struct Constraint {
   static Constraint regex(std::string pattern) { return {Kind::regex, std::move(pattern)}; }
   static Constraint lark(std::string grammar) { return {Kind::lark, std::move(grammar)}; }
   static Constraint one_of(std::vector<std::string> texts) { return {Kind::choices, {}, std::move(texts)}; }
+};
+
+// Which tools a reply calls, where calls are enforced.
+struct ToolChoice {
+  enum class Kind : std::uint8_t {
+    automatic,  // it may answer, or call; a call that is begun is well-formed
+    required,   // it is nothing but calls, at least one
+    none,       // no call can be written
+    named,      // as required, all of the tool `name`
+  };
+  Kind kind = Kind::automatic;
+  std::string name{};
+
+  static ToolChoice required() { return {Kind::required}; }
+  static ToolChoice none() { return {Kind::none}; }
+  static ToolChoice named(std::string tool) { return {Kind::named, std::move(tool)}; }
+  bool operator==(const ToolChoice&) const = default;
 };
 
 }  // namespace dalsegno

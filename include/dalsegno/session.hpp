@@ -23,6 +23,10 @@ struct SessionOptions {
   std::string instructions{};  // the system message, first of all
   std::vector<Tool> tools{};   // told to the model by its chat template
   ToolCallStyle call_style = ToolCallStyle::automatic;
+  ToolChoice tool_choice{};  // of turns whose GenerateOptions have none
+  // Calls are enforced: see tool_calls() in tools.hpp. Without, the model writes what it likes, and calls may be
+  // malformed; then there is no other tool_choice than automatic.
+  bool strict = true;
   std::vector<Message> messages{};  // what was said before
   // What the conversation has cached stays while the session exists, whatever needs room; see Engine::pin().
   bool pin = false;
@@ -69,7 +73,8 @@ class Session {
  public:
   // Requires: engine outlives the session.
   explicit Session(Engine& engine, std::vector<Message> messages = {});
-  // Errors: invalid_argument (a tool's name or schema), unsupported (the chat template tells the model of no tools).
+  // Errors: invalid_argument (a tool's name or schema; one that cannot be enforced is named), unsupported (the chat
+  // template tells the model of no tools), exhausted (no memory for the grammar).
   static Result<Session> create(Engine& engine, SessionOptions options);
   ~Session();
   Session(Session&&) noexcept;
@@ -83,7 +88,8 @@ class Session {
   // The same for the transcript as it stands. Errors: invalid_argument (the assistant has the last word).
   Result<Reply> reply(const GenerateOptions& options, const GenerateCallbacks& callbacks = {});
   // The same as stream(), and runs the tools that replies call, adding what they return, until one answers. In each
-  // of `most_rounds` rounds the model may call several. A malformed call gets told so.
+  // of `most_rounds` rounds the model may call several. A malformed call gets told so. Once tools have been run a
+  // tool_choice of `required` or `named` counts as automatic: a model that must call would never answer.
   // Errors: as stream(), also if tools have been run by then; invalid_argument (no tools).
   Result<ToolsReply> run_tools(std::string_view user_text, const GenerateOptions& options, int most_rounds = 8,
                                const GenerateCallbacks& callbacks = {});

@@ -148,6 +148,9 @@ struct GenerateOptions {
   // What the text must look like. Tokens it does not allow get the least float after the logits processor and before
   // SamplingOptions, none of which can bring them back. The reply ends with `stop` where nothing more is allowed.
   std::optional<Constraint> constraint{};
+  // Of this turn, in sessions with tools alone; none: the session's. Not beside a constraint, which is about the whole
+  // reply.
+  std::optional<ToolChoice> tool_choice{};
   // Of the reply's tokens, by the logits as they are drawn from, before SamplingOptions: of what the constraint allows,
   // so that a token which it forces has 0.
   bool logprobs = false;

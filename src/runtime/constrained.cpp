@@ -25,7 +25,7 @@ bool same(const Constraint& a, const Constraint& b) {
   return a.kind == b.kind && a.text == b.text && a.choices == b.choices;
 }
 
-Result<void> check(const Constraint& constraint, std::span<const TokenId> prompt) {
+Result<void> check_parts(const Constraint& constraint, std::span<const TokenId> prompt) {
   if (constraint.continues < 0 || static_cast<std::size_t>(constraint.continues) > prompt.size()) {
     return Error{ErrorCode::invalid_argument, fmt::format("a constraint cannot continue {} tokens of a prompt of {}",
                                                           constraint.continues, prompt.size())};
@@ -33,6 +33,17 @@ Result<void> check(const Constraint& constraint, std::span<const TokenId> prompt
   if (constraint.kind == Constraint::Kind::choices ? constraint.text.empty() : constraint.choices.empty()) return {};
   return Error{ErrorCode::invalid_argument,
                "a constraint has either a text or, if it is of the kind choices, a list of them"};
+}
+
+// Whether the prompt ends with the beginning of thoughts, as templates of thinking models make it.
+bool begins_thoughts(const Vocabulary& vocabulary, std::span<const TokenId> prompt) {
+  constexpr std::string_view kThink = "<think>";
+  constexpr std::size_t kLooksBack = 32;
+  std::string end;
+  for (const TokenId id : prompt.last(std::min(prompt.size(), kLooksBack)))
+    end += vocabulary.is_control(id) ? vocabulary.token_text(id) : vocabulary.bytes(id);
+  while (!end.empty() && std::string_view(" \t\r\n").find(end.back()) != std::string_view::npos) end.pop_back();
+  return end.ends_with(kThink);
 }
 
 Result<void> check_room(const Matcher& matcher, std::uint64_t most) {
@@ -179,12 +190,21 @@ Result<GrammarInUse> Constraints::compiled(const Constraint& constraint) {
   return GrammarInUse(std::move(made), memory_.budget());
 }
 
+Result<void> Constraints::check(const Constraint& constraint) {
+  DALSEGNO_TRY(compiled(constraint));
+  return {};
+}
+
 Result<std::unique_ptr<ConstrainedText>> Constraints::begin(const Constraint& constraint,
                                                             std::span<const TokenId> prompt) {
-  DALSEGNO_TRY(check(constraint, prompt));
+  DALSEGNO_TRY(check_parts(constraint, prompt));
   DALSEGNO_ASSIGN(compiled, this->compiled(constraint));
   DALSEGNO_ASSIGN(matcher, compiled->clone());
   TextState state = TextState::open;
+  if (constraint.kind == Constraint::Kind::tool_calls) {
+    const auto before = prompt.first(prompt.size() - static_cast<std::size_t>(constraint.continues));
+    if (begins_thoughts(vocabulary_, before)) matcher.think();
+  }
   const auto continued = prompt.last(static_cast<std::size_t>(constraint.continues));
   for (std::size_t i = 0; i < continued.size(); ++i) {
     const Result<TextState> next = matcher.consume(continued.subspan(i, 1));

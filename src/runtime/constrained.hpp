@@ -99,6 +99,8 @@ class Constraints {
   // A text at its beginning, or as far as the prompt's last tokens take it. Errors: invalid_argument (the constraint,
   // or tokens it does not allow), exhausted (no memory for the vocabulary's trie or the grammar).
   Result<std::unique_ptr<ConstrainedText>> begin(const Constraint& constraint, std::span<const TokenId> prompt);
+  // Compiles it, if it is not there yet. Errors: as begin().
+  Result<void> check(const Constraint& constraint);
   // Forgets what nobody uses, the longest unused first, until no more than `target` bytes of the budget are taken.
   // Does not wait for compiling.
   void forget(std::uint64_t target);

@@ -232,6 +232,10 @@ Result<void> LocalEngine::check_prompt(std::span<const TokenId> prompt) const {
 }
 
 Result<void> LocalEngine::check_options(const GenerateOptions& options) const {
+  if (options.tool_choice) {
+    return Error{ErrorCode::invalid_argument,
+                 "tool_choice is for sessions with tools; elsewhere give a constraint made by tool_calls()"};
+  }
   if (std::string wrong = check(options.sampling, config_.vocabulary); !wrong.empty())
     return Error{ErrorCode::invalid_argument, std::move(wrong)};
   if (options.max_tokens < 1 || options.chunk < 1) {

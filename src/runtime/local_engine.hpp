@@ -51,6 +51,9 @@ class LocalEngine final : public Engine {
   // thread. Errors: those of Constraints::begin.
   [[nodiscard]] Result<std::unique_ptr<ConstrainedText>> constrain(const GenerateOptions& options,
                                                                    std::span<const TokenId> prompt);
+  // Whether such a constraint can be enforced; it is compiled for the next request. Errors: those of
+  // Constraints::begin.
+  [[nodiscard]] Result<void> check_constraint(const Constraint& constraint) { return constraints_->check(constraint); }
   [[nodiscard]] Continuation::Parts continuing(std::unique_ptr<ConstrainedText> constrained) const {
     return {vocabulary(), kernels_, context_, std::move(constrained)};
   }

@@ -121,6 +121,9 @@ Result<Reply> Session::Impl::answer(GenerateOptions options, const GenerateCallb
   DALSEGNO_ASSIGN(text, render(state.messages));
   DALSEGNO_ASSIGN(prompt, state.prompts.encode(engine.tokenizer(), text));
   const GenerateOptions asked = options;
+  DALSEGNO_ASSIGN(constraint, constraint_of(options));
+  options.constraint = std::move(constraint);
+  options.tool_choice.reset();
   if (state.stream != 0) options.sampling.stream = mixed(options.sampling.stream ^ state.stream);
   DALSEGNO_ASSIGN(reply, engine.generate(prompt, options, callbacks));
   state.options = asked;
@@ -185,6 +188,8 @@ Result<Session> Session::create(Engine& engine, SessionOptions options) {
   std::move(options.messages.begin(), options.messages.end(), std::back_inserter(state.messages));
   state.call_style = options.call_style;
   state.pin = options.pin;
+  state.tool_choice = std::move(options.tool_choice);
+  state.strict = options.strict;
   if (!options.tools.empty()) {
     DALSEGNO_ASSIGN(tools, tools_json(options.tools));
     const std::vector<Message> probe{{"user", "a"}};
@@ -198,7 +203,9 @@ Result<Session> Session::create(Engine& engine, SessionOptions options) {
     state.tools_json = std::move(tools);
     state.tools = std::make_shared<const std::vector<Tool>>(std::move(options.tools));
   }
-  return Session(std::make_unique<Impl>(engine, std::move(state)));
+  auto impl = std::make_unique<Impl>(engine, std::move(state));
+  DALSEGNO_TRY(impl->check_tools());
+  return Session(std::move(impl));
 }
 
 Result<Reply> Session::respond(std::string_view user_text, const GenerateOptions& options) {

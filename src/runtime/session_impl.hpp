@@ -25,6 +25,8 @@ struct Session::Impl {
     std::shared_ptr<const std::vector<Tool>> tools;
     std::string tools_json;  // empty: none
     ToolCallStyle call_style = ToolCallStyle::automatic;
+    ToolChoice tool_choice;
+    bool strict = true;
     std::uint64_t stream = 0;  // mixed into that of the options; 0: theirs as it is
     std::set<std::string> tags;
     bool pin = false;
@@ -67,6 +69,10 @@ struct Session::Impl {
   [[nodiscard]] Result<std::string> render(const std::vector<Message>& messages) const;
   // Ids that the next turn's prompt begins with whatever the user says.
   [[nodiscard]] Result<std::vector<TokenId>> common_beginning() const;
+  // What calls must look like in a reply to these options. Errors: invalid_argument (a choice that cannot be).
+  [[nodiscard]] Result<std::optional<Constraint>> constraint_of(const GenerateOptions& options) const;
+  // Compiles what calls must look like. Errors: those of Constraints::begin.
+  [[nodiscard]] Result<void> check_tools() const;
   // Generates the reply to the transcript and adds it.
   Result<Reply> answer(GenerateOptions options, const GenerateCallbacks& callbacks);
   // Pins what the reply has left cached: all but its last token, which has no K/V yet.

@@ -149,11 +149,21 @@ std::optional<Constraint> constraint_from_json(const json::object& options) {
   const json::object& object = value->as_object();
   const int kind = object.at("kind").to_number<int>();
   Constraint constraint;
-  constraint.kind = static_cast<Constraint::Kind>(std::clamp(kind, 0, static_cast<int>(Constraint::Kind::choices)));
+  constraint.kind = static_cast<Constraint::Kind>(std::clamp(kind, 0, static_cast<int>(Constraint::Kind::tool_calls)));
   constraint.text = text_of(object.at("text"));
   constraint.choices = texts_from_json(object.at("choices"));
   constraint.continues = object.at("continues").to_number<int>();
   return constraint;
+}
+
+json::value choice_to_json(const ToolChoice& choice) {
+  return {static_cast<int>(choice.kind), choice.name};
+}
+
+ToolChoice choice_from_json(const json::value& value) {
+  const json::array& parts = value.as_array();
+  const int kind = std::clamp(parts.at(0).to_number<int>(), 0, static_cast<int>(ToolChoice::Kind::named));
+  return {static_cast<ToolChoice::Kind>(kind), text_of(parts.at(1))};
 }
 
 json::value options_to_json(const GenerateOptions& options) {
@@ -161,6 +171,7 @@ json::value options_to_json(const GenerateOptions& options) {
           {"sampling", sampling_to_json(options.sampling)},
           {"stop", texts_to_json(options.stop)},
           {"constraint", constraint_to_json(options.constraint)},
+          {"tool_choice", options.tool_choice ? choice_to_json(*options.tool_choice) : nullptr},
           {"logprobs", options.logprobs},
           {"reuse", options.reuse},
           {"priority", options.retention.priority},
@@ -177,6 +188,9 @@ GenerateOptions options_from_json(const json::object& object) {
   options.sampling = sampling_from_json(object.at("sampling").as_object());
   options.stop = texts_from_json(object.at("stop"));
   options.constraint = constraint_from_json(object);
+  if (const json::value* choice = object.if_contains("tool_choice"); choice != nullptr && !choice->is_null()) {
+    options.tool_choice = choice_from_json(*choice);
+  }
   options.logprobs = object.at("logprobs").as_bool();
   options.reuse = object.at("reuse").as_bool();
   options.retention.priority = object.at("priority").to_number<int>();
@@ -215,6 +229,10 @@ SessionFromJson read(const json::object& object, int vocabulary) {
   }
   const int style = object.at("call_style").to_number<int>();
   state.call_style = static_cast<ToolCallStyle>(std::clamp(style, 0, static_cast<int>(ToolCallStyle::json)));
+  // Before calls could be enforced none were.
+  const json::value* choice = object.if_contains("tool_choice");
+  state.strict = choice != nullptr && object.at("strict").as_bool();
+  if (choice != nullptr) state.tool_choice = choice_from_json(*choice);
   state.stream = object.at("stream").to_number<std::uint64_t>();
   read.forks = object.at("forks").to_number<std::uint64_t>();
   for (const std::string& tag : texts_from_json(object.at("tags"))) state.tags.insert(tag);
@@ -249,6 +267,8 @@ std::string session_to_json(const Session::Impl::State& state, std::uint64_t for
                             {"reports", std::move(reports)},
                             {"tools", state.tools_json},
                             {"call_style", static_cast<int>(state.call_style)},
+                            {"tool_choice", choice_to_json(state.tool_choice)},
+                            {"strict", state.strict},
                             {"stream", state.stream},
                             {"forks", forks},
                             {"tags", std::move(tags)},

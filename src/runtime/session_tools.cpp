@@ -4,6 +4,7 @@
 #include <exception>
 #include <utility>
 
+#include "runtime/local_engine.hpp"
 #include "runtime/session_impl.hpp"
 #include "runtime/tool_calls.hpp"
 
@@ -14,6 +15,10 @@ std::string named(const std::vector<Tool>& tools) {
   std::string names;
   for (const Tool& tool : tools) names += (names.empty() ? "" : ", ") + tool.name;
   return names;
+}
+
+bool is_must(const ToolChoice& choice) {
+  return choice.kind == ToolChoice::Kind::required || choice.kind == ToolChoice::Kind::named;
 }
 
 Result<std::string> handled(const Tool& tool, const std::string& arguments) {
@@ -40,6 +45,37 @@ const char* name(ToolsEnded ended) {
       break;
   }
   return "unfinished";
+}
+
+Result<std::optional<Constraint>> Session::Impl::constraint_of(const GenerateOptions& options) const {
+  const ToolChoice& choice = options.tool_choice ? *options.tool_choice : state.tool_choice;
+  const bool is_free = choice.kind == ToolChoice::Kind::automatic;
+  if (state.tools == nullptr) {
+    if (is_free) return options.constraint;
+    return Error{ErrorCode::invalid_argument,
+                 "tool_choice is for sessions with tools, and this one has none; give them to Session::create"};
+  }
+  if (options.constraint) {
+    if (!options.tool_choice) return options.constraint;
+    return Error{ErrorCode::invalid_argument,
+                 "tool_choice and constraint cannot both say what a reply looks like; give one of them"};
+  }
+  if (state.strict) {
+    DALSEGNO_ASSIGN(calls, tool_calls(state.call_style, *state.tools, choice));
+    return std::optional<Constraint>(std::move(calls));
+  }
+  if (is_free) return std::optional<Constraint>();
+  return Error{ErrorCode::invalid_argument,
+               "a tool_choice other than automatic needs calls that are enforced; do not turn `strict` off"};
+}
+
+Result<void> Session::Impl::check_tools() const {
+  DALSEGNO_ASSIGN(constraint, constraint_of({}));
+  if (!constraint) return {};
+  const Result<void> checked = dynamic_cast<LocalEngine&>(engine).check_constraint(*constraint);
+  if (checked.ok() || checked.error().code != ErrorCode::invalid_argument) return checked;
+  return Error{checked.error().code,
+               checked.error().message + "; without `strict` the model may write calls as it likes"};
 }
 
 ToolRun Session::Impl::run(const ToolCall& call) const {
@@ -89,8 +125,9 @@ Result<ToolsReply> Session::run_tools(std::string_view user_text, const Generate
   self.state.messages.push_back({"user", std::string(user_text)});
   ToolsReply out;
   std::set<std::string> seen;
+  GenerateOptions now = options;
   for (;; ++out.rounds) {
-    DALSEGNO_ASSIGN(reply, self.answer(options, callbacks));
+    DALSEGNO_ASSIGN(reply, self.answer(now, callbacks));
     out.reply = std::move(reply);
     out.ended = ToolsEnded::unfinished;
     if (out.reply.finish_reason != FinishReason::stop) break;
@@ -101,6 +138,8 @@ Result<ToolsReply> Session::run_tools(std::string_view user_text, const Generate
     if (out.rounds >= most_rounds) break;
     out.ended = ToolsEnded::repeated;
     if (!self.run_calls(calls, out.reply.text, out, seen)) break;
+    // A model that must call would never answer.
+    if (!now.constraint && is_must(now.tool_choice.value_or(self.state.tool_choice))) now.tool_choice = ToolChoice();
   }
   rollback.keep();
   return out;

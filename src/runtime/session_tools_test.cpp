@@ -19,20 +19,25 @@ class Tools : public ::testing::Test {
  protected:
   const std::unique_ptr<Engine> engine_ = open_chat_engine();
   std::vector<std::string> asked_;
-  Session session_ =
-      make_session(*engine_, {.tools = {{.name = "add",
-                                         .handler = [this](const std::string& arguments) -> Result<std::string> {
-                                           asked_.push_back(arguments);
-                                           return std::string("sum ") + std::to_string(asked_.size());
-                                         }},
-                                        {.name = "fail",
-                                         .handler = [](const std::string&) -> Result<std::string> {
-                                           return Error{ErrorCode::io, "the disk is full"};
-                                         }},
-                                        {.name = "throw", .handler = [](const std::string&) -> Result<std::string> {
-                                           throw std::runtime_error("out of luck");
-                                         }}}});
+  Session session_ = session(true);
   Script script_;
+
+  Session session(bool strict) {
+    return make_session(*engine_, {.tools = {{.name = "add",
+                                              .handler = [this](const std::string& arguments) -> Result<std::string> {
+                                                asked_.push_back(arguments);
+                                                return std::string("sum ") + std::to_string(asked_.size());
+                                              }},
+                                             {.name = "fail",
+                                              .handler = [](const std::string&) -> Result<std::string> {
+                                                return Error{ErrorCode::io, "the disk is full"};
+                                              }},
+                                             {.name = "throw",
+                                              .handler = [](const std::string&) -> Result<std::string> {
+                                                throw std::runtime_error("out of luck");
+                                              }}},
+                                   .strict = strict});
+  }
 
   ToolsReply run(int rounds = 8) {
     auto reply = session_.run_tools("Add up.", script_.options(), rounds);
@@ -99,6 +104,7 @@ TEST_F(Tools, EndWhenACallRepeats) {
 }
 
 TEST_F(Tools, FailuresAreTheModelsToRead) {
+  session_ = session(false);
   script_.say(call("fail", "{}") + call("throw", "{}") + call("sing", "{}"));
   script_.say("<tool_call>{\"name\":</tool_call>");
   script_.say("<tool_call>{}</tool_call>");
@@ -115,6 +121,7 @@ TEST_F(Tools, FailuresAreTheModelsToRead) {
 }
 
 TEST_F(Tools, EndWhenAMalformedCallRepeats) {
+  session_ = session(false);
   script_.say("<tool_call>{</tool_call>");
   script_.say("<tool_call>{</tool_call>");
   EXPECT_EQ(run().ended, ToolsEnded::repeated);
@@ -144,6 +151,75 @@ TEST_F(Tools, MayNotCallTheirSession) {
   script_.say("Done.");
   ASSERT_TRUE(own.run_tools("x", script_.options()).ok());
   EXPECT_THAT(answer, HasSubstr("at work already"));
+}
+
+TEST_F(Tools, AreCalledAsTheChoiceSays) {
+  // The model would like to answer, but must call; after that it may.
+  GenerateOptions options{.max_tokens = 120, .tool_choice = ToolChoice::named("fail")};
+  options.logits_processor = [](std::span<const TokenId>, std::span<float> logits) {
+    std::fill(logits.begin(), logits.end(), 0.0F);
+    logits[kEndOfTurn] = 100;
+    logits['}'] = 50;
+  };
+  const auto done = session_.run_tools("Add up.", options);
+  ASSERT_TRUE(done.ok()) << done.error().message;
+  EXPECT_EQ(done->ended, ToolsEnded::answered);
+  EXPECT_EQ(done->rounds, 1);
+  EXPECT_EQ(done->reply.text, "");
+  ASSERT_EQ(done->runs.size(), 1U);
+  EXPECT_EQ(done->runs[0].call, (ToolCall{"fail", "{}"}));
+  EXPECT_EQ(session_.last_options().tool_choice, ToolChoice());
+
+  options.tool_choice = ToolChoice::required();
+  EXPECT_THAT(said(session_.respond("Again.", options)).text, ::testing::StartsWith("<tool_call>"));
+  options.tool_choice = ToolChoice::none();
+  options.logits_processor = [](std::span<const TokenId>, std::span<float> logits) {
+    std::fill(logits.begin(), logits.end(), 0.0F);
+    const std::string_view wanted = "<tool_call>";
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+      logits[static_cast<unsigned char>(wanted[i])] = 1.0F + static_cast<float>(i);
+  };
+  EXPECT_EQ(said(session_.respond("Again.", options)).text, std::string(120, '>'));
+}
+
+TEST_F(Tools, MustBeCallableAsTheChoiceSays) {
+  const auto refusal = [&](Session& session, const GenerateOptions& options) {
+    const auto reply = session.respond("x", options);
+    return reply.ok() ? "" : reply.error().message;
+  };
+  EXPECT_THAT(refusal(session_, {.tool_choice = ToolChoice::named("sing")}), HasSubstr("\"sing\""));
+  EXPECT_THAT(refusal(session_, {.constraint = Constraint::regex("a"), .tool_choice = ToolChoice::required()}),
+              HasSubstr("one of them"));
+  EXPECT_EQ(said(session_.respond("x", {.constraint = Constraint::regex("a")})).text, "a");
+  Session free = session(false);
+  EXPECT_THAT(refusal(free, {.tool_choice = ToolChoice::required()}), HasSubstr("`strict`"));
+  Session without(*engine_);
+  EXPECT_THAT(refusal(without, {.tool_choice = ToolChoice::required()}), HasSubstr("has none"));
+  EXPECT_THAT(engine_->generate(std::vector<TokenId>{1}, {.tool_choice = ToolChoice()}).error().message,
+              HasSubstr("sessions with tools"));
+  const auto odd =
+      Session::create(*engine_, {.tools = {{.name = "odd", .parameters_json = R"({"$ref":"https://example.com/x"})"}}});
+  ASSERT_FALSE(odd.ok());
+  EXPECT_THAT(odd.error().message, HasSubstr("\"odd\""));
+  EXPECT_THAT(odd.error().message, HasSubstr("`strict`"));
+}
+
+TEST_F(Tools, ForksAndSavedSessionsCallAlike) {
+  Session session = make_session(
+      *engine_, {.tools = {{.name = "now", .parameters_json = R"({"type":"object","additionalProperties":false})"}},
+                 .tool_choice = ToolChoice::required()});
+  const GenerateOptions options{.max_tokens = 200, .sampling = {.temperature = 1.0F}};
+  ASSERT_TRUE(session.respond("x", options).ok());
+  const std::string path = (std::filesystem::temp_directory_path() / "dalsegno-tools.safetensors").string();
+  ASSERT_TRUE(session.save(path).ok());
+  auto loaded = Session::load(*engine_, path);
+  std::filesystem::remove(path);
+  ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+  Session fork = std::move(session.fork(Session::Draws::same)).value();
+  const Reply first = said(session.respond("y", options));
+  EXPECT_THAT(first.text, ::testing::StartsWith("<tool_call>"));
+  EXPECT_EQ(said(fork.respond("y", options)).ids, first.ids);
+  EXPECT_EQ(said(loaded->respond("y", options)).ids, first.ids);
 }
 
 TEST(ToolSessions, AreRefusedWhereTheyCannotWork) {

@@ -14,7 +14,10 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::string_view kSpace = " \t\r\n";
-constexpr std::size_t kDeepest = 64;
+constexpr std::size_t kDeepest = 64;         // of a definition
+constexpr std::size_t kDeepestCall = 1'000;  // more than any reply that was drawn token by token comes to
+constexpr std::string_view kToolCall = "<tool_call>";
+constexpr std::string_view kToolCallEnd = "</tool_call>";
 constexpr std::string_view kPythonTag = "<|python_tag|>";
 
 std::string_view trimmed(std::string_view text) {
@@ -27,15 +30,15 @@ Error malformed(std::string why) {
   return Error{ErrorCode::invalid_argument, "the tool call is malformed: " + std::move(why)};
 }
 
-json::parse_options depth_limit() {
+json::parse_options depth_limit(std::size_t deepest) {
   json::parse_options options;
-  options.max_depth = kDeepest;
+  options.max_depth = deepest;
   return options;
 }
 
 Result<json::value> parse_json(std::string_view text) {
   boost::system::error_code error;
-  json::value value = json::parse(text, error, {}, depth_limit());
+  json::value value = json::parse(text, error, {}, depth_limit(kDeepestCall));
   if (error) return malformed(fmt::format("it is not valid JSON ({})", error.message()));
   return value;
 }
@@ -65,18 +68,29 @@ Result<ToolCall> call_of(const json::value& value) {
 
 using Calls = Result<std::vector<ToolCall>>;
 
+// Of the text's beginning; with how much of the text it is.
+Result<std::pair<json::value, std::size_t>> parse_first(std::string_view text) {
+  json::stream_parser parser({}, depth_limit(kDeepestCall));
+  boost::system::error_code error;
+  const std::size_t used = parser.write_some(text.data(), text.size(), error);
+  if (!error && !parser.done()) error = json::error::incomplete;
+  if (error) return malformed(fmt::format("it is not valid JSON ({})", error.message()));
+  return std::pair(parser.release(), used);
+}
+
+// Where a tag's text occurs in a call, it is a part of that.
 Calls parse_hermes(std::string_view reply) {
-  constexpr std::string_view kBegin = "<tool_call>";
-  constexpr std::string_view kEnd = "</tool_call>";
   std::vector<ToolCall> calls;
-  for (std::size_t at = reply.find(kBegin); at != std::string_view::npos; at = reply.find(kBegin, at)) {
-    at += kBegin.size();
+  for (std::size_t at = reply.find(kToolCall); at != std::string_view::npos; at = reply.find(kToolCall, at)) {
+    at += kToolCall.size();
+    DALSEGNO_ASSIGN(parsed, parse_first(reply.substr(at)));
+    at += parsed.second;
     // The last one may end with the reply.
-    const std::size_t end = std::min(reply.find(kEnd, at), reply.size());
-    DALSEGNO_ASSIGN(value, parse_json(trimmed(reply.substr(at, end - at))));
-    DALSEGNO_ASSIGN(call, call_of(value));
+    const std::string_view rest = trimmed(reply.substr(at));
+    if (!rest.empty() && !rest.starts_with(kToolCallEnd))
+      return malformed("it is not valid JSON (something follows it before </tool_call>)");
+    DALSEGNO_ASSIGN(call, call_of(parsed.first));
     calls.push_back(std::move(call));
-    at = end;
   }
   return calls;
 }
@@ -94,14 +108,10 @@ Calls parse_llama3(std::string_view reply) {
   if (!tagged && !looks_like_call(reply, "\"parameters\"")) return std::vector<ToolCall>();
   std::vector<ToolCall> calls;
   while (!reply.empty()) {
-    json::stream_parser parser({}, depth_limit());
-    boost::system::error_code error;
-    const std::size_t used = parser.write_some(reply.data(), reply.size(), error);
-    if (!error && !parser.done()) error = json::error::incomplete;
-    if (error) return malformed(fmt::format("it is not valid JSON ({})", error.message()));
-    DALSEGNO_ASSIGN(call, call_of(parser.release()));
+    DALSEGNO_ASSIGN(parsed, parse_first(reply));
+    DALSEGNO_ASSIGN(call, call_of(parsed.first));
     calls.push_back(std::move(call));
-    reply = trimmed(reply.substr(used));
+    reply = trimmed(reply.substr(parsed.second));
     if (reply.empty()) break;
     if (!reply.starts_with(';')) return malformed("something follows it that is no call");
     reply = trimmed(reply.substr(1));
@@ -145,12 +155,52 @@ constexpr std::array<Style, 3> kStyles = {{
     {ToolCallStyle::json, "json", "", parse_plain_json},
 }};
 
-// Empty if the thinking does not end.
-std::string_view without_thinking(std::string_view reply) {
+// Where the JSON ends that begins at or after `at`; npos: nothing valid does.
+std::size_t end_of_json(std::string_view text, std::size_t at) {
+  const auto parsed = parse_first(text.substr(at));
+  return parsed.ok() ? at + parsed->second : std::string_view::npos;
+}
+
+// Whether that place is in the JSON of a call. Text and place are those after thoughts that have ended before.
+bool is_in_call(ToolCallStyle style, std::string_view text, std::size_t place) {
+  std::size_t at = 0;
+  if (style == ToolCallStyle::hermes) {
+    while ((at = text.find(kToolCall, at)) < place) {
+      at += kToolCall.size();
+      const std::size_t end = end_of_json(text, at);
+      if (end == std::string_view::npos) continue;
+      if (place < end) return true;
+      at = end;
+    }
+    return false;
+  }
+  at = text.find_first_not_of(kSpace);
+  for (const std::string_view before : {kPythonTag, std::string_view("```json"), std::string_view("```")}) {
+    if (at < place && text.substr(at).starts_with(before)) at = text.find_first_not_of(kSpace, at + before.size());
+  }
+  while (at < place && (text[at] == '{' || text[at] == '[')) {
+    const std::size_t end = end_of_json(text, at);
+    if (end == std::string_view::npos || place < end) return end != std::string_view::npos;
+    at = text.find_first_not_of(" \t\r\n;", end);
+  }
+  return false;
+}
+
+// Empty if the thinking does not end. Arguments may hold its end's text, thoughts that of calls.
+std::string_view without_thinking(ToolCallStyle style, std::string_view reply) {
   constexpr std::string_view kBegin = "<think>";
   constexpr std::string_view kEnd = "</think>";
-  if (const std::size_t end = reply.rfind(kEnd); end != std::string_view::npos) return reply.substr(end + kEnd.size());
-  return reply.starts_with(kBegin) ? std::string_view() : reply;
+  bool thinks = trimmed(reply).starts_with(kBegin);
+  std::size_t at = 0;
+  while ((at = reply.find(kEnd, at)) != std::string_view::npos) {
+    const bool is_end = thinks || !is_in_call(style, reply, at);
+    at += kEnd.size();
+    if (!is_end) continue;
+    reply.remove_prefix(at);
+    thinks = false;
+    at = 0;
+  }
+  return thinks ? std::string_view() : reply;
 }
 
 json::value canonical(const json::value& value) {
@@ -175,17 +225,18 @@ json::value canonical(const json::value& value) {
   return value;
 }
 
-Result<json::value> definition(const Tool& tool) {
-  if (tool.name.empty()) return Error{ErrorCode::invalid_argument, "a tool has no name"};
+Result<json::value> parameters_of(const Tool& tool) {
   boost::system::error_code error;
-  json::value parameters = json::parse(tool.parameters_json, error, {}, depth_limit());
-  if (error || !parameters.is_object()) {
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("the parameters of the tool \"{}\" must be a JSON schema, which is an object", tool.name)};
-  }
-  return json::value{
-      {"type", "function"},
-      {"function", {{"name", tool.name}, {"description", tool.description}, {"parameters", std::move(parameters)}}}};
+  json::value parameters = json::parse(tool.parameters_json, error, {}, depth_limit(kDeepest));
+  if (!error && parameters.is_object()) return parameters;
+  return Error{ErrorCode::invalid_argument,
+               fmt::format("the parameters of the tool \"{}\" must be a JSON schema, which is an object", tool.name)};
+}
+
+Result<void> check_name(const std::vector<Tool>& tools, std::vector<Tool>::const_iterator tool) {
+  if (tool->name.empty()) return Error{ErrorCode::invalid_argument, "a tool has no name"};
+  if (std::none_of(tools.begin(), tool, [&](const Tool& other) { return other.name == tool->name; })) return {};
+  return Error{ErrorCode::invalid_argument, fmt::format("there are two tools named \"{}\"", tool->name)};
 }
 
 }  // namespace
@@ -198,20 +249,45 @@ const char* name(ToolCallStyle style) {
 }
 
 Result<std::vector<ToolCall>> parse_tool_calls(ToolCallStyle style, std::string_view reply) {
-  const std::string_view text = trimmed(without_thinking(reply));
+  const std::string_view text = trimmed(without_thinking(style, reply));
   for (const Style& row : kStyles) {
     if (row.style == style) return row.parse(text);
   }
   return Error{ErrorCode::invalid_argument, "a style must be chosen to find tool calls in a text"};
 }
 
+Result<Constraint> tool_calls(ToolCallStyle style, const std::vector<Tool>& tools, const ToolChoice& choice) {
+  if (style == ToolCallStyle::automatic)
+    return Error{ErrorCode::invalid_argument, "a style must be chosen to say what tool calls look like"};
+  json::array all;
+  for (auto tool = tools.begin(); tool != tools.end(); ++tool) {
+    DALSEGNO_TRY(check_name(tools, tool));
+    DALSEGNO_ASSIGN(parameters, parameters_of(*tool));
+    all.push_back({{"name", tool->name}, {"parameters", std::move(parameters)}});
+  }
+  json::value wanted = json::value("auto");
+  if (choice.kind == ToolChoice::Kind::required) wanted = "required";
+  if (choice.kind == ToolChoice::Kind::none) wanted = "none";
+  if (choice.kind == ToolChoice::Kind::named) {
+    if (std::none_of(tools.begin(), tools.end(), [&](const Tool& tool) { return tool.name == choice.name; })) {
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("the tool that must be called, \"{}\", is not among the tools", choice.name)};
+    }
+    wanted = {{"name", choice.name}};
+  }
+  return Constraint{Constraint::Kind::tool_calls,
+                    json::serialize(json::object{
+                        {"style", name(style)}, {"tools", std::move(all)}, {"tool_choice", std::move(wanted)}})};
+}
+
 Result<std::string> tools_json(const std::vector<Tool>& tools) {
   json::array array;
   for (auto tool = tools.begin(); tool != tools.end(); ++tool) {
-    DALSEGNO_ASSIGN(one, definition(*tool));
-    if (std::any_of(tools.begin(), tool, [&](const Tool& other) { return other.name == tool->name; }))
-      return Error{ErrorCode::invalid_argument, fmt::format("there are two tools named \"{}\"", tool->name)};
-    array.push_back(std::move(one));
+    DALSEGNO_TRY(check_name(tools, tool));
+    DALSEGNO_ASSIGN(parameters, parameters_of(*tool));
+    const json::value function = {
+        {"name", tool->name}, {"description", tool->description}, {"parameters", std::move(parameters)}};
+    array.push_back({{"type", "function"}, {"function", function}});
   }
   return json::serialize(array);
 }
@@ -223,7 +299,7 @@ ToolCallStyle style_asked_for(std::string_view prompt) {
 
 std::string signature(const ToolCall& call) {
   boost::system::error_code error;
-  const json::value arguments = json::parse(call.arguments_json, error, {}, depth_limit());
+  const json::value arguments = json::parse(call.arguments_json, error, {}, depth_limit(kDeepestCall));
   return json::serialize(json::array{call.name, error ? json::value(call.arguments_json) : canonical(arguments)});
 }
 

@@ -19,6 +19,8 @@ int kind_of(Constraint::Kind kind) {
       return DSB_REGEX;
     case Constraint::Kind::lark:
       return DSB_LARK;
+    case Constraint::Kind::tool_calls:
+      return DSB_TOOL_CALLS;
     case Constraint::Kind::choices:
       break;
   }
@@ -50,6 +52,11 @@ Result<Matcher> Matcher::clone() const {
   if (const int code = dsb_matcher_clone(handle_.get(), &copy, error.out()); code != DSB_OK)
     return bridge_error(code, error);
   return Matcher(copy, handle_.get_deleter().shared);
+}
+
+void Matcher::think() {
+  const auto held = lock();
+  dsb_matcher_think(handle_.get());
 }
 
 Result<TextState> Matcher::mask(TokenMask& allowed) {

@@ -52,6 +52,8 @@ class Matcher {
   ~Matcher() = default;
   [[nodiscard]] Result<Matcher> clone() const;
 
+  // Of tool calls, at the beginning: the text begins within thoughts, which the prompt has begun.
+  void think();
   // Errors of all of these: invalid_argument, where the grammar is too complex to go on with, or where consume() is
   // given what mask() did not allow. After one nothing but errors follows.
   // Which tokens may follow: while the text may end, those that end it too.

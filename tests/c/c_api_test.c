@@ -365,6 +365,42 @@ static void will_say(script* all, const dalsegno_tokenizer* tokenizer, const cha
   }
 }
 
+static void test_tool_choice(dalsegno_engine* engine) {
+  const dalsegno_tool tool = {"time", "the time", "{\"type\":\"object\",\"additionalProperties\":false}", NULL, NULL};
+  dalsegno_session_options options;
+  dalsegno_session_options_init(&options, sizeof options);
+  options.tools = &tool;
+  options.tool_count = 1;
+  options.tool_choice = DALSEGNO_TOOL_CHOICE_NONE;
+  dalsegno_session* session = NULL;
+  MUST(dalsegno_session_create(engine, &options, &session, error));
+  dalsegno_generate_options generate = short_reply(400);
+  generate.tool_choice = DALSEGNO_TOOL_CHOICE_NAMED;
+  generate.tool_choice_name = "time";
+  dalsegno_reply* reply = NULL;
+  MUST(dalsegno_session_respond(session, "What time is it?", &generate, &reply, error));
+  CHECK(strncmp(reply->text, "<tool_call>", 11) == 0);
+  dalsegno_reply_free(reply);
+  dalsegno_generate_options last;
+  MUST(dalsegno_session_last_options(session, &last, sizeof last, error));
+  CHECK(last.tool_choice == DALSEGNO_TOOL_CHOICE_NAMED && strcmp(last.tool_choice_name, "time") == 0);
+  generate.tool_choice_name = "date";
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_session_respond(session, "x", &generate, &reply, error));
+  generate.tool_choice = 9;
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_session_respond(session, "x", &generate, &reply, error));
+  dalsegno_session_free(session);
+
+  dalsegno_generate_options_init(&generate, sizeof generate);
+  generate.max_tokens = 400;
+  generate.constraint = DALSEGNO_CONSTRAINT_TOOL_CALLS;
+  generate.constraint_text =
+      "{\"style\":\"llama3\",\"tools\":[{\"name\":\"time\",\"parameters\":{}}],\"tool_choice\":\"required\"}";
+  const int32_t prompt[] = {1, 2, 3};
+  MUST(dalsegno_engine_generate(engine, prompt, 3, &generate, &reply, error));
+  CHECK(reply->text[0] == '{' || reply->text[0] == '<');
+  dalsegno_reply_free(reply);
+}
+
 static int32_t tell_time(void* user, const char* arguments_json, dalsegno_tool_result* result) {
   ++*(int32_t*)user;
   if (strstr(arguments_json, "Atlantis") != NULL) {
@@ -398,6 +434,7 @@ static void test_tools(dalsegno_engine* engine) {
   dalsegno_generate_options generate = short_reply(400);
   generate.logits_processor = follow_script;
   generate.user = &all;
+  CHECK(options.strict == 1 && generate.tool_choice == DALSEGNO_TOOL_CHOICE_DEFAULT);
   dalsegno_tools_reply* reply = NULL;
   MUST(dalsegno_session_run_tools(session, "What time is it in Rome?", &generate, 8, &reply, error));
   CHECK(calls == 2 && reply->run_count == 2 && reply->rounds == 1 && reply->ended == DALSEGNO_TOOLS_ANSWERED);
@@ -464,6 +501,7 @@ int main(int argc, char** argv) {
   test_tokenizer(engine, model);
   test_generate(engine);
   test_tools(engine);
+  test_tool_choice(engine);
   test_session(engine);
   test_conversations(engine);
   test_prompt_cache(engine);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """constrained_test.py REPLIES FOLDER: SmolLM2's replies to JSON schemas validate, by the package jsonschema: to schemas
 made at random, and to those of the required cases of the JSON Schema Test Suite, which that package's source carries.
+So do the arguments of the calls that it must make of tools whose parameters are such schemas.
 What cannot be enforced is refused with a sentence. No instance that the suite calls invalid is accepted.
 FOLDER: where the package is installed, and its source unpacked, the first time."""
 
@@ -24,6 +25,7 @@ SOURCE = "jsonschema-4.25.1"
 SOURCE_SHA256 = "e4a9655ce0da0c0b67a085847e00a3a51449e1157f4f75e9fb5aa545e122eb85"
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 RANDOM_SCHEMAS = 200
+TOOL_SETS = 50
 # Of the suite's 2020-12 groups; what is refused is printed. More would mean that something was lost.
 MOST_REFUSED = 0.1
 # A small model likes to go on with digits and strings, where the schema does not say how far; of each kind.
@@ -68,18 +70,42 @@ def random_cases():
         yield {"name": f"random {i}", "schema": {"$schema": DRAFT, **schema}, "invalid": []}
 
 
+def tool_cases():
+    chosen = random.Random(8)
+    for i in range(TOOL_SETS):
+        objects = [schema for schema in schemas.generate(chosen, 12) if schema.get("type") == "object"][:4]
+        if i % 5 == 0:
+            objects.insert(0, schemas.tree(chosen))
+        tools = [{"name": f"tool_{place}", "parameters": {"$schema": DRAFT, **schema}}
+                 for place, schema in enumerate(objects or [{"type": "object"}])]
+        choice = "required" if i % 3 else {"name": tools[-1]["name"]}
+        calls = {"style": ["hermes", "llama3", "json"][i % 3], "tools": tools, "tool_choice": choice}
+        yield {"name": f"tools {i}", "schema": calls, "tool_calls": True, "invalid": []}
+
+
 def replies(binary, cases):
     lines = []
     for case in cases:
         schema = json.dumps(case["schema"])
         texts = [json.dumps(data, ensure_ascii=False) for data in case["invalid"]]
-        lines.append(json.dumps({"prompt": f"Reply with short JSON for this schema: {schema[:800]}", "schema": schema,
+        kind = "tool_calls" if case.get("tool_calls") else "schema"
+        lines.append(json.dumps({"prompt": f"Reply with short JSON for this schema: {schema[:800]}", kind: schema,
                                  "texts": texts}))
     done = subprocess.run([binary, program.SMOLLM2], input="\n".join(lines) + "\n", capture_output=True, text=True,
                           encoding="utf-8")
     if done.returncode != 0:
         sys.exit(f"error: {binary} ended with {done.returncode}: {done.stderr}")
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def wrong_calls(asked, reply, validate):
+    if reply.get("malformed") or not reply["calls"]:
+        return f"{reply['text']!r}: {reply.get('malformed', 'no call')}"
+    for name, arguments in reply["calls"]:
+        if asked["tool_choice"] not in ("required", {"name": name}):
+            return f"{reply['text']!r}: {name} is called"
+        validate(arguments, next(tool["parameters"] for tool in asked["tools"] if tool["name"] == name))
+    return None
 
 
 def wrong(case, reply, validate):
@@ -94,6 +120,8 @@ def wrong(case, reply, validate):
     if reply["finish"] != "stop":
         return f"{reply['finish']}: {reply.get('error')} after {reply['text']!r}"
     try:
+        if case.get("tool_calls"):
+            return wrong_calls(case["schema"], reply, validate)
         validate(json.loads(reply["text"]), case["schema"])
     except Exception as error:  # not JSON, or not valid
         return f"{reply['text']!r}: {str(error).splitlines()[0]}"
@@ -109,10 +137,10 @@ def main():
     def validate(instance, schema):
         jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema).validate(instance)
 
-    cases = [*random_cases(), *suite_cases(suite)]
+    cases = [*random_cases(), *tool_cases(), *suite_cases(suite)]
     results, refused, broken = collections.Counter(), collections.Counter(), []
     for case, reply in zip(cases, replies(binary, cases), strict=True):
-        kind = "random" if case["name"].startswith("random ") else "suite"
+        kind = case["name"].split()[0] if case["name"].startswith(("random ", "tools ")) else "suite"
         ending = "refused" if "refused" in reply else reply["finish"]
         results[kind, ending] += 1
         if "refused" in reply:
@@ -131,6 +159,9 @@ def main():
         if results[kind, "refused"] > most_refused * count or results[kind, "length"] > MOST_UNFINISHED * count:
             sys.exit(f"error: of {count} schemas of the kind {kind} {results[kind, 'refused']} were refused, and "
                      f"{results[kind, 'length']} got no whole reply")
+    # They may be called again and again, which a small model likes.
+    if results["tools", "stop"] < TOOL_SETS / 3:
+        sys.exit(f"error: only {results['tools', 'stop']} of {TOOL_SETS} sets of tools were called by a whole reply")
     if broken:
         sys.exit(f"error: {len(broken)} of {len(cases)} replies are wrong")
 

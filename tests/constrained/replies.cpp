@@ -1,7 +1,8 @@
 // constrained_replies MODEL: reads one JSON object a line, {"prompt": a user's message, "schema": a JSON schema as
-// text, "texts": [...]}, and writes one for each: {"refused": why} or {"text": the reply that follows the schema,
-// "finish":
-// ..., "accepted": [of each of the texts whether the schema's grammar does]}.
+// text, "texts": [...]}, or instead of a schema "tool_calls": a definition as text (tools.hpp), and writes one for
+// each: {"refused": why} or {"text": the reply that follows the schema, "finish":
+// ..., of tool calls "calls": [[name, arguments], ...] or "malformed": why, "accepted": [of each of the texts whether
+// the schema's grammar does]}.
 
 #include <fmt/format.h>
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "dalsegno/batch.hpp"
+#include "dalsegno/tools.hpp"
 #include "runtime/local_engine.hpp"
 #include "text/grammar.hpp"
 
@@ -34,9 +36,29 @@ Result<bool> accepts(const Matcher& beginning, std::string_view text, const Toke
   return matcher.accepts();
 }
 
+Constraint constraint_of(const json::object& asked) {
+  if (const json::value* calls = asked.if_contains("tool_calls"))
+    return {Constraint::Kind::tool_calls, std::string(calls->as_string())};
+  return Constraint::json_schema(std::string(asked.at("schema").as_string()));
+}
+
+void note_calls(const std::string& definition, json::object& answer) {
+  const std::string_view style = json::parse(definition).at("style").as_string();
+  for (const ToolCallStyle one : {ToolCallStyle::hermes, ToolCallStyle::llama3, ToolCallStyle::json}) {
+    if (style != name(one)) continue;
+    const auto calls = parse_tool_calls(one, std::string_view(answer.at("text").as_string()));
+    if (!calls.ok()) answer["malformed"] = calls.error().message;
+    json::array all;
+    if (calls.ok()) {
+      for (const ToolCall& call : *calls) all.push_back({call.name, json::parse(call.arguments_json)});
+    }
+    answer["calls"] = std::move(all);
+  }
+}
+
 Result<json::array> accepted(const Grammars& grammars, const json::object& asked, const Tokenizer& tokenizer) {
   json::array answers;
-  DALSEGNO_ASSIGN(matcher, grammars.compile(Constraint::json_schema(std::string(asked.at("schema").as_string()))));
+  DALSEGNO_ASSIGN(matcher, grammars.compile(constraint_of(asked)));
   for (const json::value& text : asked.at("texts").as_array()) {
     const json::string& chars = text.as_string();
     DALSEGNO_ASSIGN(yes, accepts(matcher, {chars.data(), chars.size()}, tokenizer));
@@ -72,7 +94,8 @@ class Replies {
     answers_.emplace_back();
     DALSEGNO_ASSIGN(prompt, prompt_of(asked, engine_.tokenizer()));
     BatchRequest request{.prompt = std::move(prompt), .keep_cache = false};
-    request.options.constraint = Constraint::json_schema(std::string(asked.at("schema").as_string()));
+    request.options.constraint = constraint_of(asked);
+    if (asked.contains("tool_calls")) definitions_[place] = request.options.constraint->text;
     request.options.max_tokens = kMostTokens;
     request.options.sampling.temperature = 0.8F;
     request.options.sampling.seed = place;
@@ -104,6 +127,8 @@ class Replies {
       if (!response.finish_reason) continue;
       answer["finish"] = name(*response.finish_reason);
       if (response.error) answer["error"] = response.error->message;
+      if (const auto calls = definitions_.find(running_.at(response.uid)); calls != definitions_.end())
+        note_calls(calls->second, answer);
       running_.erase(response.uid);
     }
   }
@@ -113,6 +138,7 @@ class Replies {
   BatchGenerator batch_;
   const std::vector<std::pair<TokenId, float>> bias_;
   std::map<std::uint64_t, std::size_t> running_;
+  std::map<std::size_t, std::string> definitions_;  // of tool calls, by place
   std::vector<json::object> answers_;
 };
 

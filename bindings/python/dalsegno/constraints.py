@@ -22,6 +22,10 @@ class Constraint(TypedDict, total=False):
     continues: int
 
 
+# Which tools a reply calls: "auto" (it may answer, or call), "required" (nothing but calls), "none" (no call can be
+# written), or {"name": of a tool} (nothing but calls of that one).
+ToolChoice = str | Mapping[str, str]
+
 # White space as json.dumps writes it: small models are lost in more of it, and what is forced costs no step.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -54,3 +58,17 @@ def grammar(text: str, continues: int = 0) -> Constraint:
 def choices(texts: Iterable[str], continues: int = 0) -> Constraint:
     """One of some texts."""
     return {"kind": "choices", "choices": list(texts), "continues": continues}
+
+
+def tool_calls(tools: Iterable[Mapping[str, Any]], style: str = "hermes", tool_choice: ToolChoice = "auto",
+               continues: int = 0) -> Constraint:
+    """The tool calls in a text: each is one of these tools', with arguments that its parameters allow. Other text is free.
+
+    tools: with name and parameters (a JSON schema), as Session takes them. style: how calls are written, "hermes",
+    "llama3" or "json". Sessions with tools do this for themselves.
+    """
+    nothing: dict[str, Any] = {"type": "object", "properties": {}}
+    all_of_them = [{"name": tool["name"], "parameters": nothing if tool.get("parameters") is None else tool["parameters"]}
+                   for tool in tools]
+    text = json.dumps({"style": style, "tools": all_of_them, "tool_choice": tool_choice})
+    return {"kind": "tool_calls", "text": text, "continues": continues}

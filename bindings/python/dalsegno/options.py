@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from .constraints import Constraint
+from .constraints import Constraint, ToolChoice
 
 
 class KvOptions(TypedDict, total=False):
@@ -54,6 +54,7 @@ class GenerateOptions(TypedDict, total=False):
     max_tokens: int  # 512
     stop: str | Sequence[str]  # the reply ends before the first of these texts
     constraint: Constraint | None  # what the text must look like, by dalsegno.constraints
+    tool_choice: ToolChoice | None  # of this turn, in sessions with tools: "auto", "required", "none", {"name": ...}
     logprobs: bool  # of the reply's tokens, by the logits as they are drawn from
     reuse: bool  # False: neither read from nor added to the cache
     salt: str  # requests of different salts share nothing

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 
 import numpy
 import pytest
@@ -99,6 +100,34 @@ def test_a_keyboard_interrupt_in_a_tool_ends_the_call(tool_model):
 
     with pytest.raises(KeyboardInterrupt):
         tool_model.session(tools=tools_of(handler)).run_tools("What time is it?", max_tokens=100)
+
+
+def test_a_tool_that_must_be_called_is(cold):
+    rome = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+                                              "required": ["city"], "additionalProperties": False}}
+    session = cold.session(tools=[rome, {"name": "now"}], tool_choice="none")
+    options = {"max_tokens": 300, "temperature": 1.0}
+    for seed in range(8):
+        assert "<tool_call>" not in session.respond("x", seed=seed, **options).text
+        called = session.respond("x", seed=seed, tool_choice={"name": "weather"}, **options)
+        call, _, rest = called.text.removeprefix("<tool_call>").partition("</tool_call>")
+        if called.finish_reason == "stop" or rest:
+            assert json.loads(call)["arguments"]["city"] in ("Rome", "Oslo")
+    by_hand = dalsegno.constraints.tool_calls([rome], style="llama3", tool_choice="required")
+    assert cold.generate(TEXT, constraint=by_hand, **options).text[0] in "{<"
+
+
+def test_tools_that_cannot_be_enforced_are_refused(cold):
+    odd = [{"name": "odd", "parameters": {"$ref": "https://example.com/x"}}]
+    with pytest.raises(dalsegno.errors.InvalidArgumentError, match='"odd"'):
+        cold.session(tools=odd)
+    free = cold.session(tools=odd, strict=False)
+    assert free.respond("x", max_tokens=2).text is not None
+    with pytest.raises(dalsegno.errors.InvalidArgumentError, match="strict"):
+        free.respond("x", tool_choice="required")
+    for wrong in ("perhaps", {"tool": "x"}, 3):
+        with pytest.raises((ValueError, TypeError), match="tool_choice"):
+            free.respond("x", tool_choice=wrong)
 
 
 def test_a_prompt_cache_stays_and_is_a_value(cold, tmp_path):
