@@ -65,6 +65,10 @@ Result<EngineOptions> engine_options(const dalsegno_engine_options* given) {
   all.context = options.context;
   DALSEGNO_ASSIGN(preset, choice(options.memory_preset, MemoryPreset::unconstrained, "memory_preset"));
   all.memory = {.preset = preset, .bytes = options.memory_bytes};
+  if (options.idle_bytes < -1) {
+    return Error{ErrorCode::invalid_argument,
+                 "idle_bytes is " + std::to_string(options.idle_bytes) + ", expected -1 (by the preset) or more"};
+  }
   if (options.idle_bytes >= 0) all.memory.idle_bytes = static_cast<std::uint64_t>(options.idle_bytes);
   all.audit_share = options.audit_share;
   DALSEGNO_ASSIGN(quotas, array_of(options.quotas, options.quota_count, "quotas"));
@@ -172,6 +176,7 @@ Result<std::optional<Constraint>> constraint_of(const dalsegno_generate_options&
     return out_of_range("constraint", options.constraint);
   }
   DALSEGNO_ASSIGN(choices, strings_of(options.choices, options.choice_count, "choices"));
+  if (options.constraint != DALSEGNO_CONSTRAINT_CHOICES) DALSEGNO_NEED(options.constraint_text);
   Constraint all{static_cast<Constraint::Kind>(options.constraint - 1), text_of(options.constraint_text),
                  std::move(choices)};
   all.continues = options.constraint_continues;

@@ -41,11 +41,13 @@ class Conversations {
     Lease(Lease&&) noexcept;
     Lease& operator=(Lease&&) = delete;
     ~Lease();
+    // Requires: it is not closed.
     [[nodiscard]] Session& session();
     [[nodiscard]] ConversationFrom from() const;
     // Why what is on disk was not used, if there is something: then a new conversation takes its place.
     [[nodiscard]] const std::string& refusal() const;
-    // Keeps it, on disk too. Errors: as Session::save; it is kept in memory then.
+    // Keeps it, on disk too. Errors: as Session::save, and it is kept in memory then; invalid_argument (closed
+    // already).
     Result<void> close();
 
    private:

@@ -116,14 +116,23 @@ class SystemFiles final : public FileSystem {
     return std::unique_ptr<ReadableFile>(std::make_unique<SystemReader>(std::move(file), path, size));
   }
 
-  std::string followed(const std::string& path) override {
+  Result<std::string> place_of(const std::string& path) override {
     constexpr int kMostLinks = 40;  // one after another, as Linux follows them
+    if (path.find('\0') != std::string::npos) {
+      return Error{ErrorCode::invalid_argument, "the path of a file has a zero byte in it"};
+    }
     std::filesystem::path at = path;
     std::error_code error;
     for (int links = 0; links < kMostLinks && std::filesystem::is_symlink(at, error); ++links) {
       const std::filesystem::path next = std::filesystem::read_symlink(at, error);
       if (error) break;
       at = next.is_absolute() ? next : at.parent_path() / next;
+    }
+    const std::filesystem::file_status there = std::filesystem::status(at, error);
+    if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("'{}' is {}; give the path of a file", path,
+                               std::filesystem::is_directory(there) ? "a folder" : "a device, pipe or socket")};
     }
     return at.string();
   }
@@ -208,7 +217,7 @@ AtomicFile::~AtomicFile() {
 }
 
 Result<AtomicFile> AtomicFile::create(FileSystem& files, const std::string& asked) {
-  const std::string path = files.followed(asked);
+  DALSEGNO_ASSIGN(path, files.place_of(asked));
   const std::string folder = folder_of(path);
   const std::string own = std::filesystem::path(path).filename().string() + ".";
   if (const auto entries = files.list(folder); entries.ok()) {

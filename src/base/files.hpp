@@ -39,8 +39,10 @@ class FileSystem {
   // A new file that only this user may read; an existing one is an error.
   virtual Result<std::unique_ptr<WritableFile>> create(const std::string& path) = 0;
   virtual Result<std::unique_ptr<ReadableFile>> open(const std::string& path) = 0;
-  // What a symbolic link leads to, be it there or not; any other path is itself.
-  virtual std::string followed(const std::string& path) { return path; }
+  // Where a file of this path is to be written: where a symbolic link leads, be it there or not; any other path is
+  // itself. Errors: also invalid_argument (what is there is no file, but a folder, a device or the like; a zero byte in
+  // the path).
+  virtual Result<std::string> place_of(const std::string& path) { return path; }
   // Takes the place of what `to` was, at once or not at all.
   virtual Result<void> rename(const std::string& from, const std::string& to) = 0;
   virtual Result<void> remove(const std::string& path) = 0;

@@ -1,6 +1,7 @@
 #include "base/files.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -134,7 +135,6 @@ TEST(AtomicFile, WritesWhatASymbolicLinkLeadsTo) {
   std::filesystem::create_directories(folder + "/far");
   std::filesystem::create_symlink("far/file", folder + "/near");  // which is not there yet
   std::filesystem::create_symlink(folder + "/near", folder + "/link");
-  std::filesystem::create_symlink("loop", folder + "/loop");
   for (const std::string& text : {std::string("old"), std::string("new")}) {
     auto file = AtomicFile::create(system_files(), folder + "/link");
     ASSERT_TRUE(file.ok()) << file.error().message;
@@ -145,10 +145,23 @@ TEST(AtomicFile, WritesWhatASymbolicLinkLeadsTo) {
   }
   EXPECT_TRUE(std::filesystem::is_symlink(folder + "/link"));
   EXPECT_TRUE(std::filesystem::is_symlink(folder + "/near"));
-  // A loop leads nowhere: it is replaced.
-  auto file = AtomicFile::create(system_files(), folder + "/loop");
-  ASSERT_TRUE(file.ok());
-  EXPECT_TRUE(file->commit().ok());
+  std::filesystem::remove_all(folder);
+}
+
+TEST(AtomicFile, ReplacesNothingButFiles) {
+  const std::string folder = ::testing::TempDir() + "dalsegno_pipes_" + std::to_string(getpid());
+  std::filesystem::create_directories(folder + "/inner");
+  ASSERT_EQ(::mkfifo((folder + "/pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink("pipe", folder + "/link");
+  for (const std::string& path :
+       {folder + "/pipe", folder + "/link", folder + "/inner", std::string("/dev/null"), folder + "/a" + '\0' + "b"}) {
+    const auto file = AtomicFile::create(system_files(), path);
+    ASSERT_FALSE(file.ok()) << path;
+    EXPECT_EQ(file.error().code, ErrorCode::invalid_argument);
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(folder + "/pipe"));
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_FALSE(std::filesystem::exists(folder + "/a"));
   std::filesystem::remove_all(folder);
 }
 

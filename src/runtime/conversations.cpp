@@ -62,6 +62,7 @@ struct Conversations::Lease::State {
   Session session;
   ConversationFrom from = ConversationFrom::created;
   std::string refusal{};
+  bool closed = false;
 };
 
 const char* name(ConversationFrom from) {
@@ -215,7 +216,7 @@ Conversations::Lease::Lease(std::unique_ptr<State> state) : state_(std::move(sta
 Conversations::Lease::Lease(Lease&&) noexcept = default;
 
 Conversations::Lease::~Lease() {
-  if (state_ != nullptr) state_->store->keep(state_->key, std::move(state_->session));
+  if (state_ != nullptr && !state_->closed) state_->store->keep(state_->key, std::move(state_->session));
 }
 
 Session& Conversations::Lease::session() {
@@ -231,9 +232,10 @@ const std::string& Conversations::Lease::refusal() const {
 }
 
 Result<void> Conversations::Lease::close() {
+  if (state_->closed) return Error{ErrorCode::invalid_argument, "the conversation is closed already; use() it again"};
+  state_->closed = true;
   Result<void> saved = state_->store->save(state_->key, state_->session);
   state_->store->keep(state_->key, std::move(state_->session));
-  state_.reset();
   return saved;
 }
 

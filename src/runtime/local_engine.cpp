@@ -55,6 +55,10 @@ Result<void> check_switches(const EngineOptions& options) {
     return Error{ErrorCode::invalid_argument,
                  fmt::format("activations of {} bits are not possible; choose 8 or 16", options.activation_bits)};
   }
+  if (options.kv.format > KvFormat::q4) {
+    return Error{ErrorCode::invalid_argument, fmt::format("there is no K/V format {}; choose bf16, f32, q8 or q4",
+                                                          static_cast<int>(options.kv.format))};
+  }
   if (!(options.audit_share <= 1)) {
     return Error{
         ErrorCode::invalid_argument,

@@ -82,6 +82,9 @@ void test_session(dalsegno_engine* engine) {
   generate.stop = stop;
   generate.stop_count = 1;
   dalsegno_reply* reply = NULL;
+  dalsegno_generate_options without = generate;
+  without.stop = NULL;
+  FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_session_respond(session, "hello", &without, &reply, error));
   MUST(dalsegno_session_respond(session, "hello there, how are things by the river?", &generate, &reply, error));
   dalsegno_reply_free(reply);
   CHECK(dalsegno_session_pinned_tokens(session) > 0);
@@ -154,6 +157,9 @@ void test_conversations(dalsegno_engine* engine) {
     dalsegno_conversations_free(all);  // before the one in use
     MUST(dalsegno_conversation_close(one, error));
     CHECK(dalsegno_conversation_session(one) == NULL);
+    FAILS(DALSEGNO_INVALID_ARGUMENT, dalsegno_conversation_close(one, error));
+    MUST(dalsegno_conversation_refusal(one, &refusal, error));
+    dalsegno_text_free(refusal);
     dalsegno_conversation_free(one);
   }
   dalsegno_conversations* all = NULL;
