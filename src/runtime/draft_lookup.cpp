@@ -9,7 +9,7 @@ namespace dalsegno {
 namespace {
 
 // Each guess counts for so much of the mean.
-constexpr double kNewest = 1.0 / 16;
+constexpr double kNewestGuess = 1.0 / 16;
 // What is looked at where there is room for no guess, to learn.
 constexpr int kLeastLooked = 1;
 
@@ -27,7 +27,7 @@ void DraftLookup::learn(const Source& source, std::span<const TokenId> came) {
   for (std::size_t i = 0; i < std::min(source.tokens.size(), came.size()); ++i) {
     const bool right = source.tokens[i] == came[i];
     double& share = right_[kind(source, i)];
-    share += kNewest * ((right ? 1.0 : 0.0) - share);
+    share += kNewestGuess * ((right ? 1.0 : 0.0) - share);
     if (!right) return;
   }
 }

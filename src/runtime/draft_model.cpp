@@ -34,7 +34,7 @@ constexpr double kAim = 0.7;
 constexpr double kFirstRead = 0.25;
 constexpr int kMeasuredRead = kLeastRead;
 // Each guess counts for so much of the mean, a reading pass for so much of its.
-constexpr double kNewest = 1.0 / 16;
+constexpr double kNewestDraft = 1.0 / 16;
 constexpr double kNewestRead = 0.25;
 // Of guesses that nobody made yet so many are taken to come true.
 constexpr double kHope = 0.6;
@@ -255,7 +255,7 @@ void DraftModel::learn(Seat& seat, std::span<const TokenId> tokens) {
   const auto came = tokens.subspan(std::min(seat.guessed_at, tokens.size()));
   for (std::size_t i = 0; i < std::min(guessed.size(), came.size()); ++i) {
     const bool right = guessed[i] == came[i];
-    for (double* share : {&seat.right[i], &right_[i]}) *share += kNewest * ((right ? 1.0 : 0.0) - *share);
+    for (double* share : {&seat.right[i], &right_[i]}) *share += kNewestDraft * ((right ? 1.0 : 0.0) - *share);
     ++report_.proposed[i];
     if (!right) return;
     ++report_.accepted[i];

@@ -18,7 +18,7 @@ namespace {
 using Tokens = std::vector<TokenId>;
 constexpr int kThreads = 8;
 
-double seconds() {
+double stress_seconds() {
   const char* asked = std::getenv("DALSEGNO_STRESS_SECONDS");
   return asked != nullptr ? std::strtod(asked, nullptr) : 2;
 }
@@ -57,7 +57,7 @@ TEST_P(ManyThreads, GetTheBitsOfOne) {
   ASSERT_EQ(known.size(), 12U);
   std::atomic<int> replies{0};
   std::atomic<int> wrong{0};
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds());
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(stress_seconds());
   const auto drive = [&](unsigned seed) {
     std::mt19937 random(seed);
     while (std::chrono::steady_clock::now() < end) {

@@ -16,7 +16,7 @@ constexpr int kMeasuredRows = 64;
 // However long a prompt token takes, this many go into a step beside tokens of replies: a block, so that prompts get
 // on.
 constexpr int kLeastChunk = 16;
-constexpr double kNewest = 0.25;
+constexpr double kNewestStep = 0.25;
 // Of the time that a step with replies may take for prompts, what is aimed at, since a step may take longer than those
 // before it: by a third on a quiet machine, more on one that others use as well.
 constexpr double kAim = 0.7;
@@ -357,11 +357,11 @@ void Scheduler::measure(double seconds) {
   if (reply_rows_ > 0 && of_prompts >= kLeastChunk) {
     // The whole step by its chunk: the chunk settles where the step, replies included, takes what it may.
     const double each = seconds / of_prompts;
-    chunk_token_seconds_ += (chunk_token_seconds_ > 0 ? kNewest : 1) * (each - chunk_token_seconds_);
+    chunk_token_seconds_ += (chunk_token_seconds_ > 0 ? kNewestStep : 1) * (each - chunk_token_seconds_);
   }
   if (rows < kMeasuredRows) return;
   const double each = seconds / rows;
-  token_seconds_ += (token_seconds_ > 0 ? kNewest : 1) * (each - token_seconds_);
+  token_seconds_ += (token_seconds_ > 0 ? kNewestStep : 1) * (each - token_seconds_);
 }
 
 // First every sequence that decodes, then chunks of prompts in their order, while rows are left; guesses where there
