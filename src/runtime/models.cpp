@@ -280,7 +280,9 @@ std::string ModelRegistry::Impl::in_use(const Entry& except) const {
   std::vector<std::string> names;
   for (const EntryPtr& other : entries) {
     if (other.get() == &except || !other->counts()) continue;
-    names.push_back(fmt::format("{} ({})", quoted_path(other->options.model_path), human_bytes(other->bytes)));
+    const bool same = other->options.model_path == except.options.model_path;
+    names.push_back(fmt::format("{} ({}{})", quoted_path(other->options.model_path), human_bytes(other->bytes),
+                                same ? ", with other options" : ""));
   }
   if (names.empty()) return {};
   return fmt::format("{} {} in use", fmt::join(names, " and "), names.size() == 1 ? "is" : "are");

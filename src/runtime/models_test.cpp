@@ -165,6 +165,9 @@ TEST(ModelRegistry, AModelInUseIsNeverClosed) {
   EXPECT_EQ(third.error().code, ErrorCode::exhausted);
   EXPECT_THAT(sentence(third), AllOf(HasSubstr("qwen3-qknorm.gguf' cannot be loaded: at most 2 models"),
                                      HasSubstr("llama-gqa.gguf'"), HasSubstr("qwen2-bias.gguf'"), HasSubstr("in use")));
+  EngineOptions smaller = model("llama-gqa");
+  smaller.context = 64;
+  EXPECT_THAT(sentence(registry.acquire(smaller)), HasSubstr("with other options)"));
   EXPECT_EQ(registry.close_idle(), 0);
   EXPECT_FALSE(reply_of(**first).empty());
   EXPECT_THAT(names(registry), ElementsAre("qwen2-bias", "llama-gqa"));

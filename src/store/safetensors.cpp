@@ -256,7 +256,7 @@ Result<void> SafetensorsReader::read_header() {
     length |= std::to_integer<std::uint64_t>(length_bytes[i]) << (8 * i);
   }
   if (length > kMostHeader || length > size - kLengthBytes - sizeof(Digest)) {
-    return damaged(path_, "it does not begin with the length of a header");
+    return damaged(path_, "it is cut short within its header, or was never one");
   }
   std::string text(static_cast<std::size_t>(length), ' ');
   DALSEGNO_TRY(take(std::as_writable_bytes(std::span(text))));
