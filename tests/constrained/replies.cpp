@@ -43,7 +43,8 @@ Constraint constraint_of(const json::object& asked) {
 }
 
 void note_calls(const std::string& definition, json::object& answer) {
-  const std::string_view style = json::parse(definition).at("style").as_string();
+  const json::value parsed = json::parse(definition);
+  const std::string_view style = parsed.at("style").as_string();
   for (const ToolCallStyle one : {ToolCallStyle::hermes, ToolCallStyle::llama3, ToolCallStyle::json}) {
     if (style != name(one)) continue;
     const auto calls = parse_tool_calls(one, std::string_view(answer.at("text").as_string()));
