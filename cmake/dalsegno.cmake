@@ -43,7 +43,8 @@ if(DALSEGNO_SANITIZE)
   target_link_options(dalsegno_flags INTERFACE -fsanitize=${DALSEGNO_SANITIZE})
 endif()
 
-# dalsegno_unity(TARGET): under a sanitizer and for another CPU, several files are compiled as one, in a third of the time.
+# dalsegno_unity(TARGET): under a sanitizer and for another CPU, several files are compiled as one: most of the time is reading
+# headers.
 # The release build reads each file as it is, so one that lacks an include fails there. Requires: names in anonymous
 # namespaces differ within a folder. Not for files with flags of their own, such as a CPU level's.
 function(dalsegno_unity target)

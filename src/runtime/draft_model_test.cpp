@@ -16,6 +16,7 @@
 #include "gguf/gguf.hpp"
 #include "gguf/gguf_writer.hpp"
 #include "runtime/generation.hpp"
+#include "runtime/guess_witness.hpp"
 #include "runtime/overflowing_model.hpp"
 #include "runtime/test_engine.hpp"
 
@@ -23,13 +24,14 @@ namespace dalsegno {
 namespace {
 
 using testing::check_cache;
+using testing::joined;
 using testing::open_engine;
 using testing::random_tokens;
 using testing::Recorder;
 using testing::rounds;
 using testing::tiny_model;
-
-using Tokens = std::vector<TokenId>;
+using testing::Tokens;
+using testing::Witness;
 
 void guess_always(LocalEngine& engine, int tokens) {
   engine.scheduler().on_engine_thread([&](KvCache&) { engine.draft_model()->guess_always(tokens); });
@@ -50,17 +52,6 @@ std::uint64_t drafts_pages(LocalEngine& engine) {
 std::uint64_t sum(const std::array<std::uint64_t, DraftReport::kMostGuesses>& counts) {
   return std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
 }
-
-class Witness final : public Recorder {
- public:
-  using Recorder::Recorder;
-  void on_drafted(int more, int right) override {
-    proposed += more;
-    accepted += right;
-  }
-  int proposed = 0;
-  int accepted = 0;
-};
 
 Work work_of(LocalEngine& engine, const Tokens& prompt, std::shared_ptr<Request> request, bool guessed,
              bool reuse = true, const std::string& salt = "") {
@@ -87,12 +78,6 @@ std::shared_ptr<Witness> follow(LocalEngine& engine, const Tokens& prompt, int s
   const Result<FinishReason> end = witness->wait();
   EXPECT_TRUE(end.ok()) << (end.ok() ? "" : end.error().message);
   return witness;
-}
-
-Tokens joined(const Tokens& a, const Tokens& b) {
-  Tokens both = a;
-  both.insert(both.end(), b.begin(), b.end());
-  return both;
 }
 
 struct Pair {
@@ -125,7 +110,7 @@ TEST_P(DraftModels, ChangeNoBitAndNothingThatStays) {
       const auto guessed = follow(*engine, prompt, 70, true);
       EXPECT_EQ(guessed->reply, plain->reply);
       EXPECT_EQ(guessed->logits(), plain->logits());
-      EXPECT_GT(guessed->proposed, 0);
+      EXPECT_GT(guessed->proposed(), 0);
       const CacheReport now = engine->cache_report();
       EXPECT_EQ(now.blocks, left.blocks);
       EXPECT_EQ(now.window_blocks, left.window_blocks);
@@ -184,7 +169,7 @@ TEST(DraftModelTest, TheModelItselfIsNearlyAlwaysRightAndAnotherIsNot) {
     const auto engine = open_engine({.kv = each.kv, .draft = each.draft});
     guess_always(*engine, 4);
     const auto guessed = follow(*engine, prompt, 200, true);
-    const double share = guessed->accepted / static_cast<double>(std::max(1, guessed->proposed));
+    const double share = guessed->accepted() / static_cast<double>(std::max(1, guessed->proposed()));
     EXPECT_GE(share, each.least) << each.draft;
     EXPECT_LE(share, each.most) << each.draft;
     const DraftReport report = engine->draft_report().value();
@@ -356,7 +341,7 @@ TEST(DraftModelTest, WhereItsRoomEndsSoDoItsGuesses) {
   int unguessed = 0;
   for (std::size_t i = 0; i < all.size(); ++i) {
     ASSERT_TRUE(all[i]->wait().ok());
-    unguessed += all[i]->proposed == 0 ? 1 : 0;
+    unguessed += all[i]->proposed() == 0 ? 1 : 0;
     EXPECT_EQ(all[i]->reply, follow(*engine, prompts[i], 35, false)->reply);
   }
   EXPECT_GE(unguessed, 1);
@@ -388,7 +373,7 @@ TEST(DraftModelTest, ItsMemoryIsInTheBudgetFromTheStartAndNeverGrows) {
     EXPECT_EQ(memory_report()->kv, 0U);
     // It goes on after that.
     const auto again = follow(*engine, random_tokens(random, 60), 30, true);
-    EXPECT_GT(again->accepted, 0);
+    EXPECT_GT(again->accepted(), 0);
   }
   EXPECT_FALSE(memory_report().has_value());
 }

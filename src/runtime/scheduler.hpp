@@ -214,6 +214,8 @@ class Scheduler {
   std::vector<std::int32_t> logit_rows_;
   std::vector<Sequence*> row_owner_;  // [rows]
   std::vector<Sequence*> in_step_;
+  std::vector<Sequence*> guessing_;        // those that may have guesses
+  std::vector<StepDrafter::Asked> asked_;  // and theirs
 
   std::atomic<std::uint64_t> preemptions_{0};
   std::atomic<std::uint64_t> quarantines_{0};

@@ -18,8 +18,8 @@ constexpr int kMostGuesses = 31;
 // Adds the guesses that pay to the sequences which this step brings to their next tokens.
 void Scheduler::guess() {
   Drafter::Step step = step_cost_.step(reply_rows_, token_seconds_);
-  std::vector<Sequence*> owners;
-  std::vector<StepDrafter::Asked> asked;
+  guessing_.clear();
+  asked_.clear();
   int rows = step_rows_;
   for (Sequence* sequence : in_step_) {
     const int size = static_cast<int>(sequence->work.tokens.size());
@@ -31,11 +31,11 @@ void Scheduler::guess() {
     rows += count;
     step.tokens += each.draft.expected;
     step.seconds += count * step.guess_seconds;
-    owners.push_back(sequence);
-    asked.push_back(std::move(each));
+    guessing_.push_back(sequence);
+    asked_.push_back(std::move(each));
   }
-  if (parts_.drafter != nullptr && !asked.empty()) parts_.drafter->draft(asked, step);
-  for (std::size_t i = 0; i < asked.size(); ++i) take_guesses(*owners[i], std::move(asked[i].draft.tokens));
+  if (parts_.drafter != nullptr && !asked_.empty()) parts_.drafter->draft(asked_, step);
+  for (std::size_t i = 0; i < asked_.size(); ++i) take_guesses(*guessing_[i], std::move(asked_[i].draft.tokens));
 }
 
 // rows: of the step so far.

@@ -8,17 +8,19 @@
 #include "dalsegno/batch.hpp"
 #include "runtime/drafter.hpp"
 #include "runtime/generation.hpp"
+#include "runtime/guess_witness.hpp"
 #include "runtime/test_engine.hpp"
 
 namespace dalsegno {
 namespace {
 
 using testing::check_cache;
+using testing::joined;
 using testing::open_engine;
 using testing::random_tokens;
 using testing::Recorder;
-
-using Tokens = std::vector<TokenId>;
+using testing::Tokens;
+using testing::Witness;
 
 // Knows what will be said, and guesses the first so many of it, of which one may be wrong, or goes on beyond the truth.
 class Prompter final : public Drafter {
@@ -49,26 +51,6 @@ class Prompter final : public Drafter {
 using Habit = Prompter::Habit;
 constexpr Habit kHabits[] = {Habit::right, Habit::often, Habit::wrong};
 
-// Counts what comes with each position.
-class Witness final : public Recorder {
- public:
-  using Recorder::Recorder;
-  void on_hidden(std::span<const float> hidden) override { hidden_.emplace_back(hidden.begin(), hidden.end()); }
-  void on_drafted(int proposed, int accepted) override {
-    EXPECT_LE(accepted, proposed);
-    proposed_ += proposed;
-    accepted_ += accepted;
-  }
-  [[nodiscard]] const std::vector<std::vector<float>>& hidden() const { return hidden_; }
-  [[nodiscard]] int proposed() const { return proposed_; }
-  [[nodiscard]] int accepted() const { return accepted_; }
-
- private:
-  std::vector<std::vector<float>> hidden_;
-  int proposed_ = 0;
-  int accepted_ = 0;
-};
-
 std::shared_ptr<Witness> follow(LocalEngine& engine, const Tokens& prompt, int steps,
                                 std::shared_ptr<Drafter> drafter = nullptr, bool reuse = true) {
   auto witness = std::make_shared<Witness>(steps);
@@ -82,12 +64,6 @@ std::shared_ptr<Witness> follow(LocalEngine& engine, const Tokens& prompt, int s
   const Result<FinishReason> end = witness->wait();
   EXPECT_TRUE(end.ok()) << (end.ok() ? "" : end.error().message);
   return witness;
-}
-
-Tokens joined(const Tokens& a, const Tokens& b) {
-  Tokens both = a;
-  both.insert(both.end(), b.begin(), b.end());
-  return both;
 }
 
 // What a sequence left in the cache, as far as anyone can tell.

@@ -93,8 +93,9 @@ class Model:
 def load(path_or_name: str | os.PathLike, **options) -> Model:
     """Loads a GGUF file, or a model of the models folder by its name or how that begins.
 
-    Options: `dalsegno.options.EngineOptions`; draft_model is found like the model itself. Errors: NotFoundError, CorruptError, UnsupportedError, ExhaustedError
-    (the memory budget cannot hold the model), InvalidArgumentError (options).
+    Options: `dalsegno.options.EngineOptions`; draft_model is found like the model itself. Errors: NotFoundError,
+    CorruptError, UnsupportedError, ExhaustedError (the memory budget cannot hold the model), InvalidArgumentError
+    (options).
     """
     path = find_model(path_or_name)
     if options.get("draft_model"):
