@@ -1,6 +1,8 @@
 #include "base/thread_pool.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -37,25 +39,24 @@ void wait_a_little(int spin) {
   }
 }
 
-// The parts of a call are claimed from a ticket: the number of the call above, the next part below.
-constexpr int kPartBits = 16;
-constexpr std::uint64_t kPartMask = (1U << kPartBits) - 1;
+// Parts are claimed in words of one bit each.
+constexpr int kWordBits = 64;
 
 }  // namespace
 
 struct ThreadPool::Impl {
-  explicit Impl(int count) : threads(count), ticket(static_cast<std::uint64_t>(count)) {
-    for (int i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
+  explicit Impl(int count) : threads(count), unclaimed(static_cast<std::size_t>((count - 1) / kWordBits + 1)) {
+    for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { work(i); });
   }
 
   // Constant after construction.
   const int threads;
 
-  // Written before the ticket of a call is published, read by those who claimed a part of it.
+  // Written before the parts of a call are published, read by those who claimed one.
   Call call = nullptr;
   void* context = nullptr;
-  std::atomic<std::uint64_t> ticket;
-  std::atomic<int> unfinished{0};  // parts of the present call
+  std::vector<std::atomic<std::uint64_t>> unclaimed;  // parts of the present call
+  std::atomic<int> unfinished{0};                     // parts of the present call
   std::atomic<int> parked{0};
   std::atomic<bool> stopping{false};
   std::mutex mutex;
@@ -63,19 +64,42 @@ struct ThreadPool::Impl {
   std::vector<std::thread> workers;
 
   [[nodiscard]] bool has_work() const {
-    return (ticket.load(std::memory_order_seq_cst) & kPartMask) < static_cast<std::uint64_t>(threads);
+    return std::ranges::any_of(unclaimed, [](const auto& word) { return word.load(std::memory_order_seq_cst) != 0; });
   }
 
-  // Runs parts of the present call while there are any. Whoever comes takes the next one, so a worker that the
-  // system keeps waiting holds up nobody: the others do its share.
-  void drain() {
-    std::uint64_t seen = ticket.load(std::memory_order_acquire);
-    while ((seen & kPartMask) < static_cast<std::uint64_t>(threads)) {
-      if (!ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+  void publish() {
+    unfinished.store(threads, std::memory_order_relaxed);
+    for (int first = 0; std::atomic<std::uint64_t> & word : unclaimed) {
+      const int count = std::min(threads - first, kWordBits);
+      word.store(~std::uint64_t{0} >> (kWordBits - count), std::memory_order_seq_cst);
+      first += count;
+    }
+  }
+
+  // A part that nobody else gets, `own` if it is left; -1: none is.
+  int claim(int own) {
+    const auto words = unclaimed.size();
+    const auto first = static_cast<std::size_t>(own / kWordBits);
+    for (std::size_t i = 0; i < words; ++i) {
+      const std::size_t at = (first + i) % words;
+      for (std::uint64_t left; (left = unclaimed[at].load(std::memory_order_relaxed)) != 0;) {
+        const std::uint64_t wanted = std::uint64_t{1} << (own % kWordBits);
+        const std::uint64_t bit = i == 0 && (left & wanted) != 0 ? wanted : left & -left;
+        if ((unclaimed[at].fetch_and(~bit, std::memory_order_acq_rel) & bit) != 0) {
+          return static_cast<int>(at) * kWordBits + std::countr_zero(bit);
+        }
+      }
+    }
+    return -1;
+  }
+
+  // Runs parts of the present call while there are any, a thread's own first: what it read for that part of the last
+  // call its core still holds. A worker that the system keeps waiting holds up nobody: the others do its share.
+  void drain(int own) {
+    for (int part; (part = claim(own)) >= 0;) {
       // The call cannot end, nor the next begin, before this part is counted.
-      call(context, static_cast<int>(seen & kPartMask), threads);
+      call(context, part, threads);
       unfinished.fetch_sub(1, std::memory_order_release);
-      seen = ticket.load(std::memory_order_acquire);
     }
   }
 
@@ -93,9 +117,9 @@ struct ThreadPool::Impl {
     return !stopping.load(std::memory_order_relaxed);
   }
 
-  void work() {
+  void work(int own) {
     const FloatState state;
-    while (wait_for_work()) drain();
+    while (wait_for_work()) drain(own);
   }
 
   void notify() {
@@ -130,11 +154,9 @@ void ThreadPool::dispatch(Call call, void* context) {
   }
   pool.call = call;
   pool.context = context;
-  pool.unfinished.store(pool.threads, std::memory_order_relaxed);
-  const std::uint64_t number = (pool.ticket.load(std::memory_order_relaxed) >> kPartBits) + 1;
-  pool.ticket.store(number << kPartBits, std::memory_order_seq_cst);
+  pool.publish();
   pool.notify();
-  pool.drain();
+  pool.drain(0);
   for (int spin = 0; pool.unfinished.load(std::memory_order_acquire) != 0; ++spin) wait_a_little(spin);
 }
 

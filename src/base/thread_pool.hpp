@@ -7,8 +7,9 @@
 namespace dalsegno {
 
 // A fork-join pool: run() calls job(part, parts) once for each of as many parts as there are threads, the
-// caller's among them, and returns when all are done. Which thread runs which part is open: a worker that the
-// system keeps waiting has its share done by the others. Workers spin briefly, then park: an idle pool
+// caller's among them, and returns when all are done. A thread runs the same part of every call if it can, so that
+// what the part needs again is still in its core's cache; a worker that the system keeps waiting has its share done by
+// the others. Workers spin briefly, then park: an idle pool
 // uses no CPU. Each part runs under a FloatState. Results must not depend on the number of parts.
 // Threads: run() from one thread at a time.
 class ThreadPool {

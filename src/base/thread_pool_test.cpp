@@ -11,7 +11,7 @@ namespace dalsegno {
 namespace {
 
 TEST(ThreadPool, RunsEveryPartOnceWhateverTheNumberOfThreads) {
-  for (int threads : {1, 2, 3, 8}) {
+  for (int threads : {1, 2, 3, 8, 64, 67}) {
     ThreadPool pool(threads);
     for (int round = 0; round < 200; ++round) {
       std::vector<std::atomic<int>> seen(static_cast<std::size_t>(threads));

@@ -14,6 +14,8 @@ namespace dalsegno {
 namespace {
 
 constexpr std::uint32_t kNone = 0xFFFFFFFFU;
+// Of a pool's extents one in so many may stay memory while it is empty, at least one.
+constexpr std::size_t kEmptyShare = 16;
 
 std::uint64_t system_page() {
   static const auto bytes = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
@@ -221,10 +223,11 @@ void BlockPool::take_back(std::uint32_t at) {
   --extent.used;
   --used_;
   first_open_ = std::min(first_open_, number);
-  // One empty extent stays, so that a sequence that comes and goes does not touch fresh memory each time.
+  // Some empty extents stay, so that a sequence that comes and goes does not touch fresh memory each time.
   if (extent.used == 0) {
     const auto is_empty = [](const Extent& e) { return e.committed > 0 && e.used == 0; };
-    if (std::count_if(extents_.begin(), extents_.end(), is_empty) > 1) give_back(number);
+    const auto most = static_cast<std::ptrdiff_t>(std::max<std::size_t>(1, extents_.size() / kEmptyShare));
+    if (std::count_if(extents_.begin(), extents_.end(), is_empty) > most) give_back(number);
   }
 }
 

@@ -66,7 +66,7 @@ class AheadCursor {
       return {begin, panel_ < panel_end_ ? panel_ : panel_end_};
     }
     if (page_ >= ahead_.count) return {nullptr, nullptr};
-    const std::byte* run = ahead_.pages[page_] + ahead_.offset;
+    const std::byte* run = ahead_.pages[page_ * ahead_.stride] + ahead_.offset;
     const std::size_t begin = at_;
     at_ += piece_;
     if (at_ < ahead_.bytes) return {run + begin, run + at_};

@@ -38,10 +38,11 @@ struct QuantRows {
   }
 };
 
-// Memory that is needed soon: `bytes` from each pages[i] + offset. Pages of K/V, whose layer is read next.
+// Memory that is needed soon: `bytes` from each pages[i * stride] + offset. Pages of K/V, whose layer is read next.
 struct Ahead {
   std::byte* const* pages = nullptr;
   int count = 0;
+  int stride = 1;
   std::size_t offset = 0;
   std::size_t bytes = 0;
 };

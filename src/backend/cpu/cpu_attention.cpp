@@ -21,8 +21,6 @@ constexpr int kItemsPerThread = 4;
 constexpr int kFewQueryRows = 32;
 // Partial states kept at most; 16384 of head_dim 64 are 4 MB.
 constexpr std::size_t kSplitStates = 16384;
-// Runs of chunk items that a thread takes at once, per thread: it knows what it reads next and prefetches it.
-constexpr int kRunsPerThread = 4;
 // Rows that every vector level takes at once, or nearly: AVX-512 six, the others four.
 constexpr int kRowsAtOnce = 6;
 constexpr int kChunkBlocks = kChunkKeys / kBlockTokens;
@@ -389,8 +387,7 @@ void CpuAttention::attend_chunk(int thread, const KvLayout& layout, int chunk, c
   kernels_.attend(args);
 }
 
-// `end`: items from there on are another thread's.
-void CpuAttention::run_chunk(int item, const AttentionConfig& config, int thread, int end) {
+void CpuAttention::run_chunk(int item, const AttentionConfig& config, int thread) {
   const Item& present = items_[static_cast<std::size_t>(item)];
   Bounds bounds;
   for (int i = present.first; i < present.first + present.count; ++i) {
@@ -402,7 +399,7 @@ void CpuAttention::run_chunk(int item, const AttentionConfig& config, int thread
   prepare(present, present.chunk, config, args);
   const Span& leader = spans_[static_cast<std::size_t>(present.first)];
   args.out = &states_[state(present.chunk, present.kv_head, leader.split_row, config.heads / config.kv_heads)];
-  if (item + 1 < end) {
+  if (static_cast<std::size_t>(item) + 1 < items_.size()) {  // most often this thread's next
     const Item& following = items_[static_cast<std::size_t>(item) + 1];
     prepare(following, following.chunk, config, next);
     args.next = &next;
@@ -454,20 +451,13 @@ void CpuAttention::finish_row(int row, const AttentionConfig& config, float* out
 void CpuAttention::attend(std::span<const StepSequence> sequences, const AttentionConfig& config, float* out,
                           int out_columns) {
   plan(sequences, config);
-  const int items = static_cast<int>(items_.size());
-  const int run = std::max(1, (items - whole_items_) / (pool_.threads() * kRunsPerThread));
-  const int runs = (items - whole_items_ + run - 1) / run;
+  runs_.reset(static_cast<int>(items_.size()) - whole_items_);
   std::atomic<int> next{0};
-  pool_.run([&](int thread, int) {
-    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < whole_items_ + runs;) {
-      if (i < whole_items_) {
-        run_whole(items_[static_cast<std::size_t>(i)], config, thread, out, out_columns);
-        continue;
-      }
-      const int begin = whole_items_ + (i - whole_items_) * run;
-      const int end = std::min(begin + run, items);
-      for (int item = begin; item < end; ++item) run_chunk(item, config, thread, end);
+  pool_.run([&](int part, int) {
+    for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < whole_items_;) {
+      run_whole(items_[static_cast<std::size_t>(i)], config, part, out, out_columns);
     }
+    for (int i; (i = runs_.take(part)) >= 0;) run_chunk(whole_items_ + i, config, part);
   });
 }
 

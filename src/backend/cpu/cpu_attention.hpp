@@ -8,6 +8,7 @@
 #include "backend/cpu/cpu_objects.hpp"
 #include "backend/cpu/host_memory.hpp"
 #include "base/thread_pool.hpp"
+#include "base/unit_runs.hpp"
 #include "kernels/kernels.hpp"
 
 namespace dalsegno {
@@ -21,7 +22,7 @@ namespace dalsegno {
 // A chunk in which K/V become codes (KvLayout::start) is two: chunks here are numbered so.
 class CpuAttention {
  public:
-  CpuAttention(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels) {}
+  CpuAttention(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels), runs_(pool.threads()) {}
 
   Result<void> reserve(HostArena& arena, const AttentionConfig& config, int rows, int positions);
   // Rotates q and k of one row of qkv, keeps q for attend() and writes k and v to their slots.
@@ -69,7 +70,7 @@ class CpuAttention {
   void store_q(const float* q, const AttentionConfig& config, KvFormat format, int row, int head);
   // The queries that meet keys of this format.
   [[nodiscard]] std::byte* queries(KvFormat format) const { return is_quantised(format) ? q_codes_ : q_; }
-  void run_chunk(int item, const AttentionConfig& config, int thread, int end);
+  void run_chunk(int item, const AttentionConfig& config, int thread);
   void run_whole(const Item& item, const AttentionConfig& config, int thread, float* out, int out_columns);
   [[nodiscard]] std::size_t state(int chunk, int kv_head, int split_row, int group) const {
     return (static_cast<std::size_t>(chunk * kv_heads_ + kv_head) * static_cast<std::size_t>(split_rows_) +
@@ -88,6 +89,7 @@ class CpuAttention {
   std::vector<std::byte*> loaded_;  // [thread][block of a chunk] K and V in bf16, where they are codes
 
   // Of the present call.
+  UnitRuns runs_;                       // of the items that are chunks
   std::vector<AttentionState> states_;  // [chunk][kv_head][split row][group], then [thread][2][kQueryRows]
   std::vector<Span> spans_;
   std::vector<Item> items_;  // first those that walk all chunks

@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "backend/cpu/cpu_attention.hpp"
+#include "backend/cpu/cpu_lookahead.hpp"
 #include "backend/cpu/cpu_objects.hpp"
 #include "backend/cpu/cpu_products.hpp"
 #include "backend/cpu/cpu_rope.hpp"
@@ -25,16 +26,8 @@ namespace {
 constexpr int kLogitRows = 32;
 // Fewer rows than this are not worth waking the pool for norms and gates.
 constexpr int kParallelRows = 4;
-// Products of few rows more than kStreamingRows leave memory idle: meanwhile the K/V that the next layer's attention
-// reads are prefetched, unless there are so many rows that attention is bound by arithmetic as well. Per layer at
-// most what the caches may hold until then.
-constexpr int kAheadRows = 64;
-constexpr std::size_t kAheadBytes = 8U << 20;
 // Packed by a thread between two looks at whether loading was cancelled: a millisecond, or ten from a slow disk.
 constexpr std::size_t kLoadBytes = 1U << 20;
-// Bytes per row, panel and group of k. Kernels fetch the next panel first: from 16 rows on that much room is left.
-constexpr std::size_t kAheadPerRow = 20;
-
 template <class To, class From>
 To& as(From& object) {
   return static_cast<To&>(object);
@@ -60,7 +53,8 @@ class CpuBackend final : public Backend {
         work_(budget, MemoryKind::work),
         tables_(budget, MemoryKind::work),
         attention_(pool, kernels),
-        products_(pool, kernels) {}
+        products_(pool, kernels),
+        lookahead_(pool.threads()) {}
 
   Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
   Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) override;
@@ -112,9 +106,6 @@ class CpuBackend final : public Backend {
   void prepare_rows(int count, const Body& body);
   void multiply(const Activations& a, const Weight& w, const Vector* bias, Buffer& y, bool add);
   Result<QuantRows> make_quant_rows(std::size_t count, int columns);
-  void list_ahead(int slice);
-  void look_ahead(int layer);
-  Ahead take_ahead(int m, const CpuWeight& w);
   void quantise(CpuActivations& a, int row, int step_row, const char* where);
 
   ThreadPool& pool_;
@@ -127,17 +118,16 @@ class CpuBackend final : public Backend {
   HostArena tables_;  // of RoPE
   CpuAttention attention_;
   CpuProducts products_;
+  CpuLookahead lookahead_;
   float* logits_ = nullptr;                           // [kLogitRows, vocabulary]
   std::array<std::atomic<bool>, kLogitRows> finite_;  // of the rows of logits_
   std::unique_ptr<Activations> head_in_;
   Step step_;
-  std::vector<std::int32_t> every_row_;                           // logit_rows of begin_at_logits()
-  std::vector<const StepSequence*> sequence_of_row_;              // [rows of the step]
-  bool only_logit_rows_ = false;                                  // see keep_logit_rows()
-  std::vector<StepSequence> kept_;                                // then: each run of a sequence's logit rows
-  std::array<std::vector<std::byte*>, kMostSlices> ahead_pages_;  // of the step's sequences, shared ones once
-  Ahead ahead_;                                                   // what is left to prefetch of them
-  std::vector<const char*> failed_;                               // [rows of the step]
+  std::vector<std::int32_t> every_row_;               // logit_rows of begin_at_logits()
+  std::vector<const StepSequence*> sequence_of_row_;  // [rows of the step]
+  bool only_logit_rows_ = false;                      // see keep_logit_rows()
+  std::vector<StepSequence> kept_;                    // then: each run of a sequence's logit rows
+  std::vector<const char*> failed_;                   // [rows of the step]
 };
 
 Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> parts) {
@@ -265,53 +255,7 @@ void CpuBackend::begin(const Step& step) {
   for (const StepSequence& sequence : step.sequences) {
     sequence_of_row_.insert(sequence_of_row_.end(), static_cast<std::size_t>(sequence.rows), &sequence);
   }
-  for (std::vector<std::byte*>& pages : ahead_pages_) pages.clear();
-  ahead_.count = 0;
-  if (rows() <= kStreamingRows || rows() > kAheadRows) return;
-  for (int slice = 0; slice < step.sequences.front().kv.layout->division.slices; ++slice) list_ahead(slice);
-}
-
-// The pages of a slice that the step's attention reads, those of early blocks aside.
-void CpuBackend::list_ahead(int slice) {
-  const auto at = static_cast<std::size_t>(slice);
-  const KvView* before = nullptr;
-  for (const StepSequence& sequence : step_.sequences) {
-    const KvView& kv = sequence.kv;
-    const KvLayout& layout = *kv.layout;
-    const bool in_window = slice >= layout.division.full_slices;
-    const int first = in_window ? layout.first_seen(sequence.first_position) / kBlockTokens : 0;
-    for (int page = 0; page < kv.page_count; ++page) {
-      if (page == layout.sink_blocks) page = std::max(page, first);
-      if (page >= kv.page_count) break;
-      std::byte* const memory = kv.pages[at][page];
-      const bool shared = before != nullptr && page < before->page_count && before->pages[at][page] == memory;
-      if (memory != nullptr && !shared) ahead_pages_[at].push_back(memory);
-    }
-    before = &kv;
-  }
-}
-
-// After the attention of a layer: what the next one's will read.
-void CpuBackend::look_ahead(int layer) {
-  ahead_.count = 0;
-  const KvLayout& layout = *step_.sequences.front().kv.layout;
-  if (layer >= layout.layers) return;
-  const std::vector<std::byte*>& pages = ahead_pages_[static_cast<std::size_t>(layout.slice_of(layer))];
-  ahead_.pages = pages.data();
-  ahead_.offset = layout.k_offset(layer, 0);
-  ahead_.bytes = layout.layer_bytes();
-  ahead_.count = static_cast<int>(std::min(pages.size(), kAheadBytes / ahead_.bytes));
-}
-
-// The part of it that a product of m rows by w can take; the rest is left for the products to come.
-Ahead CpuBackend::take_ahead(int m, const CpuWeight& w) {
-  Ahead taken = ahead_;
-  if (ahead_.count == 0 || !w.quantised()) return {};
-  const auto room = kAheadPerRow * static_cast<std::size_t>(m) * static_cast<std::size_t>(w.panels * (w.k / kGroup));
-  taken.count = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(ahead_.count), room / ahead_.bytes));
-  ahead_.pages += taken.count;
-  ahead_.count -= taken.count;
-  return taken;
+  lookahead_.begin(step);
 }
 
 template <class Body>
@@ -396,7 +340,7 @@ void CpuBackend::multiply(const Activations& a, const Weight& w, const Vector* b
   const auto& out = as<CpuBuffer>(y);
   const float* offsets = bias != nullptr ? static_cast<const CpuVector*>(bias)->values : nullptr;
   products_.multiply(as<const CpuActivations>(a), rows(), weight, {offsets, out.values, out.columns, add},
-                     take_ahead(rows(), weight));
+                     lookahead_.take(rows(), weight));
 }
 
 void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const AttentionConfig& config) {
@@ -440,7 +384,7 @@ void CpuBackend::keep_logit_rows(Buffer& x, const AttentionConfig& config) {
 void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activations& out) {
   auto& act = as<CpuActivations>(out);
   attention_.attend(sequences(), config, act.values, act.columns);
-  look_ahead(config.layer + 1);
+  lookahead_.look(config.layer + 1);
   each_row(rows(), [&](int r) {
     attention_.finish_row(r, config, act.row(r));
     quantise(act, r, r, "attention gave NaN or infinity");

@@ -11,6 +11,9 @@ namespace {
 constexpr int kFewRows = 96;
 constexpr int kUnitRowsOfFew = 18;
 constexpr int kUnitRows = 120;
+// From so many rows on, times the parts squared, each part multiplies the rows that it also norms, gates and attends
+// for, by all panels: r rows of 4-bit weights take 75/r GB/s per core, so that all parts read less than 10 GB/s.
+constexpr int kShareRows = 8;
 // Logits of a unit: what its thread still has in L2 when it looks for values that are not finite.
 constexpr std::size_t kLogitUnitBytes = 128U << 10;
 
@@ -24,6 +27,20 @@ std::span<const std::byte> panel_at(const CpuWeight& w, int panel) {
     panel -= matrix.panels;
   }
   return {};
+}
+
+// What a unit fetches: a share of the pages of the part whose run it is in.
+Ahead of_unit(const Ahead& ahead, int parts, std::int64_t unit, int units) {
+  const std::int64_t part = ((unit + 1) * parts - 1) / units;
+  const std::int64_t begin = units * part / parts;
+  const std::int64_t end = units * (part + 1) / parts;
+  const std::int64_t each = ahead.count / parts;
+  const std::int64_t first = each * (unit - begin) / (end - begin);
+  Ahead share = ahead;
+  share.pages += part + first * parts;
+  share.stride = parts;
+  share.count = static_cast<int>(each * (unit + 1 - begin) / (end - begin) - first);
+  return share;
 }
 
 GemmArgs all_rows(const CpuActivations& a, int m, int columns, bool add) {
@@ -63,20 +80,20 @@ void CpuProducts::multiply(const CpuActivations& a, int m, const CpuWeight& w, c
     return;
   }
   const int most = m <= kFewRows ? kUnitRowsOfFew : kUnitRows;
-  const int blocks = (m + most - 1) / most;
-  const int units = w.panels * blocks;
+  const int parts = pool_.threads();
+  const int shares = m >= kShareRows * parts * parts ? parts : 1;
+  const int blocks = ((m + shares - 1) / shares + most - 1) / most;  // of a share
+  const int units = shares * w.panels * blocks;
   runs_.reset(units);
   pool_.run([&](int part, int) {
     for (int i; (i = runs_.take(part)) >= 0;) {
-      const int panel = i / blocks;
-      const int block = i % blocks;
-      const int first = m * block / blocks;
+      const int panel = i / blocks % w.panels;
+      const int block = i / blocks / w.panels * blocks + i % blocks;  // of all rows
+      const int first = m * block / (shares * blocks);
       GemmArgs unit = args;
-      unit.m = m * (block + 1) / blocks - first;
-      if (m <= kFewRows && block + 1 == blocks) unit.after = panel_at(w, panel + 1);
-      unit.ahead = ahead;
-      unit.ahead.pages += ahead.count * i / units;
-      unit.ahead.count = ahead.count * (i + 1) / units - ahead.count * i / units;
+      unit.m = m * (block + 1) / (shares * blocks) - first;
+      if (m <= kFewRows && i % blocks + 1 == blocks) unit.after = panel_at(w, panel + 1);
+      unit.ahead = of_unit(ahead, parts, i, units);
       unit.quant = a.quant.from(first);
       unit.x = a.values + static_cast<std::size_t>(first) * static_cast<std::size_t>(a.columns);
       Output out = y;

@@ -18,7 +18,8 @@ class CpuProducts {
  public:
   CpuProducts(ThreadPool& pool, const Kernels& kernels) : pool_(pool), kernels_(kernels), runs_(pool.threads()) {}
 
-  // y [m, y_columns] = a W^T + bias (nullptr: none); add: y = y + that. ahead: what may be prefetched meanwhile.
+  // y [m, y_columns] = a W^T + bias (nullptr: none); add: y = y + that. ahead: what may be prefetched meanwhile,
+  // as many pages for each part of the pool, in turn.
   struct Output {
     const float* bias = nullptr;
     float* values = nullptr;
