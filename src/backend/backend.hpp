@@ -96,7 +96,8 @@ class Backend {
   virtual Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) = 0;
   // The parts' values one after another; each part is f32 with n == 1.
   virtual Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) = 0;
-  virtual Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns) = 0;
+  // within: a buffer that is never needed at the same time, whose memory this one uses as well if it is large enough.
+  virtual Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns, const Buffer* within = nullptr) = 0;
   virtual Result<std::unique_ptr<Activations>> make_activations(int rows, int columns,
                                                                 std::span<const Weight* const> readers) = 0;
   virtual Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) = 0;

@@ -52,9 +52,9 @@ Result<void> make_buffers(Decoder& decoder, const ModelLimits& limits, Backend& 
   const int kv_width = config.kv_heads * config.head_dim;
   DALSEGNO_TRY(put(decoder.x, backend.make_buffer(limits.rows, config.hidden)));
   DALSEGNO_TRY(put(decoder.normed, backend.make_activations(limits.rows, config.hidden, normed_readers)));
-  DALSEGNO_TRY(put(decoder.qkv, backend.make_buffer(limits.rows, width + 2 * kv_width)));
   DALSEGNO_TRY(put(decoder.attended, backend.make_activations(limits.rows, width, attended_readers)));
   DALSEGNO_TRY(put(decoder.gate_up, backend.make_buffer(limits.rows, 2 * config.feed_forward)));
+  DALSEGNO_TRY(put(decoder.qkv, backend.make_buffer(limits.rows, width + 2 * kv_width, decoder.gate_up.get())));
   DALSEGNO_TRY(put(decoder.gated, backend.make_activations(limits.rows, config.feed_forward, gated_readers)));
   if (post_norms) DALSEGNO_TRY(put(decoder.block_output, backend.make_buffer(limits.rows, config.hidden)));
   DALSEGNO_TRY(backend.reserve_attention(decoder.layers.front().attention, limits.rows, limits.positions));

@@ -58,7 +58,7 @@ class CpuBackend final : public Backend {
 
   Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
   Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) override;
-  Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns) override;
+  Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns, const Buffer* within) override;
   Result<std::unique_ptr<Activations>> make_activations(int rows, int columns,
                                                         std::span<const Weight* const> readers) override;
   Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) override;
@@ -174,8 +174,14 @@ Result<std::unique_ptr<Vector>> CpuBackend::load_vector(std::span<const TensorSo
   return std::unique_ptr<Vector>(std::move(vector));
 }
 
-Result<std::unique_ptr<Buffer>> CpuBackend::make_buffer(int rows, int columns) {
+Result<std::unique_ptr<Buffer>> CpuBackend::make_buffer(int rows, int columns, const Buffer* within) {
   auto buffer = std::make_unique<CpuBuffer>();
+  const auto* other = static_cast<const CpuBuffer*>(within);
+  if (other != nullptr && other->rows >= rows && other->columns >= columns) {
+    *buffer = *other;
+    buffer->columns = columns;
+    return std::unique_ptr<Buffer>(std::move(buffer));
+  }
   const std::size_t count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
   DALSEGNO_ASSIGN(data, work_.allocate(count * sizeof(float), "a step buffer"));
   buffer->values = reinterpret_cast<float*>(data);
