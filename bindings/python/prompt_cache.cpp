@@ -24,7 +24,7 @@ namespace {
 PyPromptCache made(const PyEngine& engine, const nb::object& tokens, std::string salt) {
   const auto& owner = engine.use();
   return PyPromptCache::of(
-      owner, run<PromptCache>([owner, ids = tokens_of(tokens), salt = std::move(salt)](const std::stop_token&) {
+      owner, run<PromptCache>(Needed::of(owner.get()), [owner, ids = tokens_of(tokens), salt = std::move(salt)](const std::stop_token&) {
         return PromptCache::make(*owner, ids, salt);
       }));
 }
@@ -32,7 +32,7 @@ PyPromptCache made(const PyEngine& engine, const nb::object& tokens, std::string
 PyPromptCache loaded(const PyEngine& engine, const nb::object& path, std::string salt) {
   const auto& owner = engine.use();
   return PyPromptCache::of(
-      owner, run<PromptCache>([owner, file = path_of(path), salt = std::move(salt)](const std::stop_token&) {
+      owner, run<PromptCache>(Needed::of(owner.get()), [owner, file = path_of(path), salt = std::move(salt)](const std::stop_token&) {
         return PromptCache::load(*owner, file, salt);
       }));
 }
@@ -42,7 +42,7 @@ PyPromptCache loaded(const PyEngine& engine, const nb::object& path, std::string
 int trim(PyPromptCache& self, int tokens) {
   using Trimmed = std::pair<std::shared_ptr<PromptCache>, int>;
   auto [cache, left] =
-      run<Trimmed>([engine = self.engine, old = self.cache, tokens](const std::stop_token&) -> Result<Trimmed> {
+      run<Trimmed>(Needed::of(self.engine.get()), [engine = self.engine, old = self.cache, tokens](const std::stop_token&) -> Result<Trimmed> {
         auto copy = std::make_shared<PromptCache>(*old);
         DALSEGNO_ASSIGN(rest, copy->trim(tokens));
         return Trimmed(std::move(copy), rest);
@@ -52,7 +52,7 @@ int trim(PyPromptCache& self, int tokens) {
 }
 
 void save(const PyPromptCache& self, const nb::object& path) {
-  run<void>([engine = self.engine, cache = self.cache, file = path_of(path)](const std::stop_token&) {
+  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.cache, file = path_of(path)](const std::stop_token&) {
     return cache->save(file);
   });
 }
