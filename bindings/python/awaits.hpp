@@ -26,8 +26,8 @@ class Needed {
 // While this thread waits.
 class Awaits {
  public:
-  // Raises invalid_argument if the engine needed, or one whose step waits for that one, is that of the step within which
-  // this thread is.
+  // Raises invalid_argument if the engine needed, or one whose step waits for that one, is that of the step within
+  // which this thread is.
   explicit Awaits(Needed needed);
   ~Awaits();
   Awaits(const Awaits&) = delete;

@@ -103,9 +103,9 @@ struct Inserted {
   std::vector<PyBatch::Extra> extras{};
 };
 
-Inserted requests_of(const Engine& engine, const nb::list& prompts, const nb::object& max_tokens, const nb::object& caches,
-                     const nb::object& options, const nb::object& uids, bool keep_cache, bool logits,
-                     const nb::kwargs& kwargs) {
+Inserted requests_of(const Engine& engine, const nb::list& prompts, const nb::object& max_tokens,
+                     const nb::object& caches, const nb::object& options, const nb::object& uids, bool keep_cache,
+                     bool logits, const nb::kwargs& kwargs) {
   Inserted all;
   const std::size_t count = nb::len(prompts);
   for (std::size_t i = 0; i < count; ++i) {
@@ -155,7 +155,8 @@ std::vector<std::uint64_t> insert(PyBatch& self, const nb::list& prompts, const 
 
 std::string sentence_of(const nb::object& raised) {
   const std::string kind = nb::cast<std::string>(raised.type().attr("__name__"));
-  return "the logits processor raised " + kind + ": " + nb::cast<std::string>(nb::module_::import_("builtins").attr("ascii")(raised));
+  return "the logits processor raised " + kind + ": " +
+         nb::cast<std::string>(nb::module_::import_("builtins").attr("ascii")(raised));
 }
 
 PyResponse response_of(PyBatch& self, BatchResponse&& response) {
@@ -197,9 +198,10 @@ std::vector<PyResponse> next(PyBatch& self) {
 
 PyPromptCache extract_cache(const PyBatch& self, std::uint64_t uid) {
   return PyPromptCache::of(self.engine,
-                           run<PromptCache>(Needed::of(self.engine.get()), [engine = self.engine, batch = self.use(), uid](const std::stop_token&) {
-                             return batch->extract_cache(uid);
-                           }));
+                           run<PromptCache>(Needed::of(self.engine.get()),
+                                            [engine = self.engine, batch = self.use(), uid](const std::stop_token&) {
+                                              return batch->extract_cache(uid);
+                                            }));
 }
 
 void remove(PyBatch& self, std::uint64_t uid) {
@@ -302,7 +304,8 @@ void bind_batch(nb::module_& module) {
            "Errors: InvalidArgumentError (as Engine.generate, a uid in use, a cache of another engine or salt).")
       .def("next", &next,
            "Waits until a request has something new; the next response of every one that has, by ascending uid.\n"
-           "Empty once no request is left. What goes wrong with one request, an exception of its logits processor too, is\n"
+           "Empty once no request is left. What goes wrong with one request, an exception of its logits processor too, "
+           "is\n"
            "its last response, with finish_reason 'error'; nothing is raised for it, so that the others lose nothing.")
       .def("extract_cache", &extract_cache, nb::arg("uid"),
            "What a request has computed so far; it goes on. Errors: NotFoundError, ExhaustedError.")

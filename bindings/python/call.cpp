@@ -105,9 +105,7 @@ Call* Call::current() {
 
 std::shared_ptr<Call> Call::start(std::function<void(Call&)> body) {
   refuse_if_forked();
-  if (is_closed_to_this_thread()) {
-    raise(ErrorCode::unsupported, "the interpreter ends, and no thread but its main one can begin a call any more");
-  }
+  if (!on_call_thread()) refuse_if_closed();
   watch_forks();
   const std::shared_ptr<Call> call(new Call);
   Threads::all().run(call, [call, body = std::move(body)]() mutable { call->run(std::exchange(body, nullptr)); });

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <thread>
 
+#include "bindings/python/python.hpp"
+
 namespace dalsegno::python {
 namespace {
 
@@ -46,6 +48,16 @@ void wait_for_entries() {
 
 bool is_closed_to_this_thread() {
   return g_closed && g_closer != std::this_thread::get_id();
+}
+
+void refuse_if_closed() {
+  if (!is_closed_to_this_thread()) return;
+  const bool is_daemon = nb::cast<bool>(nb::module_::import_("threading").attr("current_thread")().attr("daemon"));
+  if (is_daemon && t_entries == 0) {  // nobody waits for it
+    PyEval_SaveThread();
+    stay();
+  }
+  raise(ErrorCode::unsupported, "the interpreter ends, and no thread but its main one can begin a call any more");
 }
 
 void stay() {

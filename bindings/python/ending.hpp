@@ -26,6 +26,9 @@ class Entry {
 void close_entries();
 // Until no other thread has one. Requires: the GIL is not held.
 void wait_for_entries();
+// For what begins a call: a daemon thread stays where it is, as Python 3.14 has it; others get unsupported. Requires:
+// the GIL.
+void refuse_if_closed();
 // Whether none are given to this thread.
 [[nodiscard]] bool is_closed_to_this_thread();
 // For the rest of the process.

@@ -13,11 +13,12 @@ struct PyPin {
 
 // As a C++ Pin: goes without the GIL, since unpinning may wait for a step.
 PyPin pinned(const EngineOwner& engine, std::vector<TokenId> prefix, std::string salt) {
-  auto pin = run<std::shared_ptr<Pin>>(Needed::of(engine.get()), [engine, prefix = std::move(prefix), salt = std::move(salt)](
+  auto pin = run<std::shared_ptr<Pin>>(Needed::of(engine.get()),
+                                       [engine, prefix = std::move(prefix), salt = std::move(salt)](
                                            const std::stop_token&) -> Result<std::shared_ptr<Pin>> {
-    DALSEGNO_ASSIGN(made, engine->pin(prefix, salt));
-    return std::make_shared<Pin>(std::move(made));
-  });
+                                         DALSEGNO_ASSIGN(made, engine->pin(prefix, salt));
+                                         return std::make_shared<Pin>(std::move(made));
+                                       });
   return {engine, shared_without_gil(std::move(pin))};
 }
 
@@ -41,7 +42,8 @@ Stream stream(const PyEngine& self, const nb::object& prompt, nb::object on_pref
 }
 
 Explanation explain(const PyEngine& self, const nb::object& prompt, std::string salt) {
-  return run<Explanation>(Needed::of(self.engine.get()), [engine = self.use(), tokens = tokens_of(prompt),
+  return run<Explanation>(Needed::of(self.engine.get()),
+                          [engine = self.use(), tokens = tokens_of(prompt),
                            salt = std::move(salt)](const std::stop_token&) { return engine->explain(tokens, salt); });
 }
 
@@ -94,7 +96,8 @@ nb::dict to_python(const ReuseCounts& counts) {
 nb::object draft_report(const PyEngine& self) {
   using Report = std::optional<DraftReport>;
   const auto report =
-      run<Report>(Needed::of(self.engine.get()), [engine = self.use()](const std::stop_token&) -> Result<Report> { return engine->draft_report(); });
+      run<Report>(Needed::of(self.engine.get()),
+                  [engine = self.use()](const std::stop_token&) -> Result<Report> { return engine->draft_report(); });
   if (!report) return nb::none();
   const auto by_place = [](const auto& counts) {
     nb::list all;
@@ -115,7 +118,8 @@ nb::object draft_report(const PyEngine& self) {
 
 nb::dict cache_report(const PyEngine& self) {
   const auto report = run<CacheReport>(
-      Needed::of(self.engine.get()), [engine = self.use()](const std::stop_token&) -> Result<CacheReport> { return engine->cache_report(); });
+      Needed::of(self.engine.get()),
+      [engine = self.use()](const std::stop_token&) -> Result<CacheReport> { return engine->cache_report(); });
   nb::dict by_cause;
   for (std::size_t i = 0; i < kStoppedCount; ++i) {
     by_cause[name(static_cast<Stopped>(i))] = to_python(report.by_cause[i]);

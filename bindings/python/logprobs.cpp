@@ -55,7 +55,8 @@ nb::object next_token_logprobs(const PyLogprobs& self, const nb::object& prompt)
     return cache->query(tokens);
   }();
   if (query.is_ready()) return row_of(value_of(query.get()));
-  return row_of(run<LogprobRow>(Needed::of(self.engine.get()), [engine = self.engine, cache, query](const std::stop_token&) { return query.get(); }));
+  return row_of(run<LogprobRow>(Needed::of(self.engine.get()),
+                                [engine = self.engine, cache, query](const std::stop_token&) { return query.get(); }));
 }
 
 std::vector<LogprobCache::Query> queries_of(const PyLogprobs& self, const std::vector<std::vector<TokenId>>& batch) {
@@ -68,7 +69,8 @@ std::vector<LogprobCache::Query> queries_of(const PyLogprobs& self, const std::v
 nb::object next_token_logprobs_batch(const PyLogprobs& self, const nb::object& prompts) {
   auto queries = queries_of(self, batch_of(prompts));
   const Rows rows = run<Rows>(
-      Needed::of(self.engine.get()), [engine = self.engine, cache = self.use(), queries = std::move(queries)](const std::stop_token&) -> Result<Rows> {
+      Needed::of(self.engine.get()),
+      [engine = self.engine, cache = self.use(), queries = std::move(queries)](const std::stop_token&) -> Result<Rows> {
         Rows all;
         for (const auto& query : queries) {
           DALSEGNO_ASSIGN(row, query.get());
@@ -127,17 +129,17 @@ nb::object poll(const PyQueries& self) {
 }
 
 void cache_kv(const PyLogprobs& self, const nb::object& prompt) {
-  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.use(), tokens = tokens_of(prompt)](const std::stop_token&) {
-    return cache->cache_kv(tokens);
-  });
+  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.use(), tokens = tokens_of(prompt)](
+                                               const std::stop_token&) { return cache->cache_kv(tokens); });
 }
 
 template <void (LogprobCache::*Clear)()>
 void clear(const PyLogprobs& self) {
-  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.use()](const std::stop_token&) -> Result<void> {
-    ((*cache).*Clear)();
-    return {};
-  });
+  run<void>(Needed::of(self.engine.get()),
+            [engine = self.engine, cache = self.use()](const std::stop_token&) -> Result<void> {
+              ((*cache).*Clear)();
+              return {};
+            });
 }
 
 constexpr const char* kCacheDoc =

@@ -54,8 +54,9 @@ void bind_models(nb::module_& module) {
       .def(
           "close_idle",
           [](const PyRegistry& self) {
-            return run<int>(
-                Needed::all(), [registry = self.registry](const std::stop_token&) -> Result<int> { return registry->close_idle(); });
+            return run<int>(Needed::all(), [registry = self.registry](const std::stop_token&) -> Result<int> {
+              return registry->close_idle();
+            });
           },
           "Closes what nobody uses; how many models that was.");
 }

@@ -65,7 +65,8 @@ void finish(Call& call) {
 int checked_fd(Call& call) {
   const int fd = call.event_fd();
   if (fd < 0) {
-    raise(ErrorCode::exhausted, "the system allows this process no more open files; each call that is awaited takes one");
+    raise(ErrorCode::exhausted,
+          "the system allows this process no more open files; each call that is awaited takes one");
   }
   return fd;
 }
@@ -105,16 +106,16 @@ std::vector<TokenId> tokens_of(nb::handle tokens) {
   if (expected > 0) ids.reserve(static_cast<std::size_t>(expected));
   if (expected < 0) PyErr_Clear();  // an iterator
   in_python([&] {
-  for (const nb::handle item : nb::iter(tokens)) {
-    const nb::object index = nb::steal(PyNumber_Index(item.ptr()));
-    if (!index.is_valid()) throw nb::python_error();
-    const long long id = PyLong_AsLongLong(index.ptr());
-    if (id == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
-    if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
-      raise(ErrorCode::invalid_argument, std::to_string(id) + " is no token id");
+    for (const nb::handle item : nb::iter(tokens)) {
+      const nb::object index = nb::steal(PyNumber_Index(item.ptr()));
+      if (!index.is_valid()) throw nb::python_error();
+      const long long id = PyLong_AsLongLong(index.ptr());
+      if (id == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
+      if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
+        raise(ErrorCode::invalid_argument, std::to_string(id) + " is no token id");
+      }
+      ids.push_back(static_cast<TokenId>(id));
     }
-    ids.push_back(static_cast<TokenId>(id));
-  }
   });
   return ids;
 }

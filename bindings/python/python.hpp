@@ -120,9 +120,9 @@ class Failure {
   SharedObject exception_{};
 };
 
-// The slots of a class that can be part of a reference cycle. Requires: traverse(visit, arg) and clear(), and finalize()
-// where an engine might call what is cleared: a collection finalizes everything before it clears anything, and a
-// function that is cleared must not be called.
+// The slots of a class that can be part of a reference cycle. Requires: traverse(visit, arg) and clear(), and
+// finalize() where an engine might call what is cleared: a collection finalizes everything before it clears anything,
+// and a function that is cleared must not be called.
 template <class T>
 int traverse_instance(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
@@ -135,7 +135,7 @@ int clear_instance(PyObject* self) {
 }
 template <class T>
 void finalize_instance(PyObject* self) {
-  if constexpr (requires(T& value) { value.finalize(); }) {
+  if constexpr (requires(T & value) { value.finalize(); }) {
     if (nb::inst_ready(self)) nb::inst_ptr<T>(self)->finalize();
   }
 }

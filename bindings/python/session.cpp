@@ -42,9 +42,12 @@ Session& idle(PySession& self) {
 template <class T>
 T run_on(PySession& self, std::function<Result<T>(Session&)> body) {
   idle(self);
-  return run<T>(Needed::of(self.engine.get()), [engine = self.engine, session = self.session,
-                 body = std::move(body)](const std::stop_token&) { return body(*session); },
-                &self.call);
+  return run<T>(
+      Needed::of(self.engine.get()),
+      [engine = self.engine, session = self.session, body = std::move(body)](const std::stop_token&) {
+        return body(*session);
+      },
+      &self.call);
 }
 
 PySession of(const std::shared_ptr<Engine>& engine, Session session, const nb::list& tools) {
@@ -152,7 +155,9 @@ PySession made(const PyEngine& engine, std::string instructions, const nb::objec
                                .strict = of_tools.strict,
                                .messages = messages_of(messages),
                                .pin = pin};
-  return of(owner, run<Session>(Needed::of(owner.get()), [owner, options](const std::stop_token&) { return Session::create(*owner, options); }),
+  return of(owner,
+            run<Session>(Needed::of(owner.get()),
+                         [owner, options](const std::stop_token&) { return Session::create(*owner, options); }),
             given);
 }
 
@@ -160,7 +165,8 @@ PySession loaded(const PyEngine& engine, const nb::object& path, const nb::objec
   const auto& owner = engine.use();
   const nb::list given = list_of(tools);
   return of(owner,
-            run<Session>(Needed::of(owner.get()), [owner, file = path_of(path), wanted = tools_of(given), salt = std::move(salt)](
+            run<Session>(Needed::of(owner.get()),
+                         [owner, file = path_of(path), wanted = tools_of(given), salt = std::move(salt)](
                              const std::stop_token&) { return Session::load(*owner, file, wanted, salt); }),
             given);
 }
@@ -169,10 +175,9 @@ template <class T>
 Stream stream_of(PySession& self, const Asked& asked, nb::object on_prefill,
                  std::function<Result<T>(Session&, const GenerateCallbacks&)> body) {
   idle(self);  // to tell at once; by the time it begins that may have changed
-  Stream::Parts parts =
-      parts_of<T>([engine = self.engine, session = self.session, body = std::move(body)](
-                      const GenerateCallbacks& callbacks) { return body(*session, callbacks); },
-                  asked, std::move(on_prefill));
+  Stream::Parts parts = parts_of<T>([engine = self.engine, session = self.session, body = std::move(body)](
+                                        const GenerateCallbacks& callbacks) { return body(*session, callbacks); },
+                                    asked, std::move(on_prefill));
   parts.owner = nb::find(self);
   parts.begin = [start = std::move(parts.begin)](nb::handle owner) {
     auto& session = nb::cast<PySession&>(owner);
@@ -276,7 +281,8 @@ void bind_replies(nb::class_<PySession>& session) {
           "error the transcript is as it was. Callbacks and errors: as Engine.generate.")
       .def("stream", &stream, nb::arg("user_text"), nb::arg("on_prefill") = nb::none(), nb::arg("options"),
            nb::sig("def stream(self, user_text: str, " ON_PREFILL DALSEGNO_GENERATE_OPTIONS ") -> Stream"),
-           "The same as an iterator of text, begun when it is first read. Closed early, what was read of the reply stays in the transcript.")
+           "The same as an iterator of text, begun when it is first read. Closed early, what was read of the reply "
+           "stays in the transcript.")
       .def(
           "reply",
           [](PySession& self, const nb::object& on_text, nb::object on_prefill, const nb::kwargs& options) {

@@ -29,8 +29,9 @@ Stream::~Stream() {
 
 void Stream::open() {
   if (reading_) {
-    raise(ErrorCode::invalid_argument,
-          "this stream is being read already, by another thread, task or callback; give each reader a stream of its own");
+    raise(
+        ErrorCode::invalid_argument,
+        "this stream is being read already, by another thread, task or callback; give each reader a stream of its own");
   }
   reading_ = true;
 }

@@ -9,7 +9,8 @@ namespace dalsegno::python {
 // Threads: holders of the GIL; one reader at a time.
 class Stream {
  public:
-  // What it is made of. Python objects are named here, not held by the functions, so that a garbage collection sees them.
+  // What it is made of. Python objects are named here, not held by the functions, so that a garbage collection sees
+  // them.
   struct Parts {
     // Requires: the call ends by itself once cancelled. owner: the one below.
     std::function<std::shared_ptr<Call>(nb::handle owner)> begin{};
@@ -27,8 +28,8 @@ class Stream {
 
   // Nothing: it has ended.
   std::optional<std::string> next();
-  // The same without waiting, for one event loop, which opens it before and closes it afterwards: None, text, or True at
-  // the end.
+  // The same without waiting, for one event loop, which opens it before and closes it afterwards: None, text, or True
+  // at the end.
   nb::object poll();
   void open();
   void close();

@@ -50,7 +50,7 @@ void bind_tokenizer(nb::module_& module) {
           "Text to token ids. special: control tokens such as <|im_start|> are recognised in the text; bos: what the\n"
           "model adds in front (usually BOS, or nothing) is added.")
       .def(
-          "decode", 
+          "decode",
           [](const Tokenizer& self, const nb::object& ids) {
             auto tokens = tokens_of(ids);
             const std::size_t size = tokens.size();

@@ -19,22 +19,20 @@ async def readable(fd: int) -> None:
 
 async def texts(stream):
     """The texts of a Stream. Leaving early cancels it."""
-    try:
-        while (text := await _next(stream)) is not True:
+    while True:
+        stream._open()  # where it raises, another task or thread reads, which goes on
+        try:
+            try:
+                while (text := stream._poll()) is None:
+                    await readable(stream._event_fd())
+            finally:
+                stream._close()
+            if text is True:
+                return
             yield text
-    finally:
-        stream.cancel()
-
-
-async def _next(stream):
-    """Text, or True at the end. Whoever reads meanwhile, in a task or a thread, is refused."""
-    stream._open()
-    try:
-        while (text := stream._poll()) is None:
-            await readable(stream._event_fd())
-        return text
-    finally:
-        stream._close()
+        except BaseException:
+            stream.cancel()
+            raise
 
 
 async def result(stream, on_text=None):
