@@ -36,6 +36,12 @@ struct PyResponse {
   std::optional<PyPromptCache> cache{};
   std::shared_ptr<std::vector<float>> logits{};
   nb::object raised{};  // by the request's logits processor
+
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(raised.ptr());
+    return 0;
+  }
+  void clear() { const auto gone = std::exchange(raised, {}); }
 };
 
 struct PyBatch {
@@ -62,6 +68,7 @@ struct PyBatch {
   int traverse(visitproc visit, void* arg) const {
     for (const auto& [uid, extra] : extras) {
       if (extra.processor) Py_VISIT(extra.processor->ptr());
+      if (const int stopped = extra.failure->traverse(visit, arg); stopped != 0) return stopped;
     }
     return 0;
   }
@@ -226,7 +233,8 @@ void log_softmax(std::vector<float>& row) {
 }  // namespace
 
 void bind_batch(nb::module_& module) {
-  nb::class_<PyResponse>(module, "BatchResponse", "One token of a request, or its end.")
+  nb::class_<PyResponse>(module, "BatchResponse", "One token of a request, or its end.",
+                         nb::type_slots(kCollected<PyResponse>))
       .def_prop_ro(
           "uid", [](const PyResponse& self) { return self.response.uid; }, "Of the request, as insert() gave it.")
       .def_prop_ro(

@@ -115,6 +115,10 @@ class Failure {
   void rethrow();
   // Once; otherwise null.
   nb::object take();
+  int traverse(visitproc visit, void* arg) const {
+    if (exception_) Py_VISIT(exception_->ptr());
+    return 0;
+  }
 
  private:
   SharedObject exception_{};

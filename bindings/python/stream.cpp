@@ -133,7 +133,7 @@ int Stream::traverse(visitproc visit, void* arg) const {
   Py_VISIT(parts_.owner.ptr());
   Py_VISIT(parts_.on_prefill.ptr());
   if (parts_.processor) Py_VISIT(parts_.processor->ptr());
-  return 0;
+  return parts_.failure ? parts_.failure->traverse(visit, arg) : 0;
 }
 
 void Stream::finalize() {
@@ -145,6 +145,7 @@ void Stream::finalize() {
 void Stream::clear() {
   const auto owner = std::exchange(parts_.owner, {});
   const auto on_prefill = std::exchange(parts_.on_prefill, {});
+  const auto raised = parts_.failure ? parts_.failure->take() : nb::object();
 }
 
 GenerateCallbacks callbacks_of(Call& call) {

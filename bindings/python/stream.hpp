@@ -20,6 +20,7 @@ class Stream {
     nb::object owner{};
     nb::object on_prefill{};
     SharedObject processor{};
+    std::shared_ptr<Failure> failure{};
   };
   explicit Stream(Parts parts);
   ~Stream();
@@ -79,7 +80,8 @@ Stream::Parts parts_of(std::function<Result<T>(const GenerateCallbacks&)> body, 
               },
           .engine = asked.engine,
           .on_prefill = std::move(on_prefill),
-          .processor = asked.processor};
+          .processor = asked.processor,
+          .failure = asked.failure};
 }
 
 }  // namespace dalsegno::python

@@ -401,6 +401,21 @@ def test_a_batch_whose_processor_refers_to_it_is_collected(model):
     assert collected(make)
 
 
+def test_a_response_whose_exception_refers_to_it_is_collected(model):
+    def make():
+        cycle = Witness()
+
+        def fail(tokens, logits):
+            raise KeyError(cycle)
+
+        cycle.batch = model.batch()
+        cycle.batch.insert([model.encode(PROMPT)] * 2, logits_processor=fail)
+        cycle.responses = cycle.batch.next()
+        return weakref.ref(cycle)
+
+    assert collected(make)
+
+
 def test_what_is_in_use_is_not_collected(model):
     seen = []
 
