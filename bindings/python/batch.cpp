@@ -35,12 +35,20 @@ struct PyResponse {
   BatchResponse response;
   std::optional<PyPromptCache> cache{};
   std::shared_ptr<std::vector<float>> logits{};
+  nb::object raised{};  // by the request's logits processor
+
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(raised.ptr());
+    return 0;
+  }
+  void clear() { const auto gone = std::exchange(raised, {}); }
 };
 
 struct PyBatch {
   // One request's part that C++ has no place for.
   struct Extra {
     std::shared_ptr<Failure> failure;
+    SharedObject processor;
     std::shared_ptr<Rows> rows;
   };
   using Responses = std::vector<BatchResponse>;
@@ -56,6 +64,21 @@ struct PyBatch {
   [[nodiscard]] const std::shared_ptr<BatchGenerator>& use() const {
     refuse_if_forked();
     return batch;
+  }
+  int traverse(visitproc visit, void* arg) const {
+    for (const auto& [uid, extra] : extras) {
+      if (extra.processor) Py_VISIT(extra.processor->ptr());
+      if (const int stopped = extra.failure->traverse(visit, arg); stopped != 0) return stopped;
+    }
+    return 0;
+  }
+  void clear() {}
+  void finalize() {
+    const auto gone = std::exchange(extras, {});
+    for (const auto& [uid, extra] : gone) {
+      if (!extra.processor) continue;
+      const auto processor = std::exchange(*extra.processor, {});
+    }
   }
 };
 
@@ -87,13 +110,13 @@ struct Inserted {
   std::vector<PyBatch::Extra> extras{};
 };
 
-Inserted requests_of(const nb::list& prompts, const nb::object& max_tokens, const nb::object& caches,
-                     const nb::object& options, const nb::object& uids, bool keep_cache, bool logits,
-                     const nb::kwargs& kwargs) {
+Inserted requests_of(const Engine& engine, const nb::list& prompts, const nb::object& max_tokens,
+                     const nb::object& caches, const nb::object& options, const nb::object& uids, bool keep_cache,
+                     bool logits, const nb::kwargs& kwargs) {
   Inserted all;
   const std::size_t count = nb::len(prompts);
   for (std::size_t i = 0; i < count; ++i) {
-    Asked one = asked(kwargs);
+    Asked one = asked(engine, kwargs);
     const bool for_all = max_tokens.is_none() || nb::isinstance<nb::int_>(max_tokens);
     const nb::object most = for_all ? max_tokens : item_of(max_tokens, i, count, "max_tokens");
     if (!most.is_none()) set_option(one, "max_tokens", most);
@@ -104,7 +127,7 @@ Inserted requests_of(const nb::list& prompts, const nb::object& max_tokens, cons
         if (!set_option(one, name, value)) throw nb::type_error(("options: there is no '" + name + "'").c_str());
       }
     }
-    PyBatch::Extra extra{one.failure, nullptr};
+    PyBatch::Extra extra{one.failure, one.processor, nullptr};
     if (logits) {
       extra.rows = std::make_shared<Rows>();
       keep_logits(one.options, extra.rows);
@@ -125,7 +148,7 @@ Inserted requests_of(const nb::list& prompts, const nb::object& max_tokens, cons
 std::vector<std::uint64_t> insert(PyBatch& self, const nb::list& prompts, const nb::object& max_tokens,
                                   const nb::object& caches, const nb::object& options, const nb::object& uids,
                                   bool keep_cache, bool logits, const nb::kwargs& kwargs) {
-  Inserted all = requests_of(prompts, max_tokens, caches, options, uids, keep_cache, logits, kwargs);
+  Inserted all = requests_of(*self.engine, prompts, max_tokens, caches, options, uids, keep_cache, logits, kwargs);
   // Not to be left in the middle, which would lose the uids: it only queues.
   Result<std::vector<std::uint64_t>> inserted = [&] {
     const auto batch = self.use();
@@ -135,6 +158,12 @@ std::vector<std::uint64_t> insert(PyBatch& self, const nb::list& prompts, const 
   std::vector<std::uint64_t> names = value_of(std::move(inserted));
   for (std::size_t i = 0; i < names.size(); ++i) self.extras[names[i]] = std::move(all.extras[i]);
   return names;
+}
+
+std::string sentence_of(const nb::object& raised) {
+  const std::string kind = nb::cast<std::string>(raised.type().attr("__name__"));
+  return "the logits processor raised " + kind + ": " +
+         nb::cast<std::string>(nb::module_::import_("builtins").attr("ascii")(raised));
 }
 
 PyResponse response_of(PyBatch& self, BatchResponse&& response) {
@@ -147,19 +176,20 @@ PyResponse response_of(PyBatch& self, BatchResponse&& response) {
   if (extra == self.extras.end()) return all;
   if (all.response.token && extra->second.rows) all.logits = extra->second.rows->pop();
   if (all.response.finish_reason) {
-    const auto failure = extra->second.failure;
-    self.extras.erase(extra);
-    failure->rethrow();
+    const auto ended = self.extras.extract(extra);
+    all.raised = ended.mapped().failure->take();
   }
+  if (all.raised.is_valid() && all.response.error) all.response.error->message = sentence_of(all.raised);
   return all;
 }
 
 std::vector<PyResponse> next(PyBatch& self) {
   if (self.waiting) raise(ErrorCode::invalid_argument, "next() is under way on another thread");
+  const Awaits awaits(Needed::of(self.engine.get()));
   if (!self.call) {
     self.responses = std::make_shared<PyBatch::Responses>();
     self.call = Call::start(
-        [engine = self.engine, batch = self.batch, responses = self.responses](Call&) { *responses = batch->next(); });
+        [engine = self.engine, batch = self.use(), responses = self.responses](Call&) { *responses = batch->next(); });
   }
   self.waiting = true;
   struct Waiting {
@@ -175,9 +205,10 @@ std::vector<PyResponse> next(PyBatch& self) {
 
 PyPromptCache extract_cache(const PyBatch& self, std::uint64_t uid) {
   return PyPromptCache::of(self.engine,
-                           run<PromptCache>([engine = self.engine, batch = self.batch, uid](const std::stop_token&) {
-                             return batch->extract_cache(uid);
-                           }));
+                           run<PromptCache>(Needed::of(self.engine.get()),
+                                            [engine = self.engine, batch = self.use(), uid](const std::stop_token&) {
+                                              return batch->extract_cache(uid);
+                                            }));
 }
 
 void remove(PyBatch& self, std::uint64_t uid) {
@@ -187,7 +218,7 @@ void remove(PyBatch& self, std::uint64_t uid) {
     return batch->remove(uid);
   }();
   value_of(std::move(removed));
-  self.extras.erase(uid);
+  const auto gone = self.extras.extract(uid);
 }
 
 // Natural logarithms of probabilities of one row of logits, in place; each the float nearest to the double.
@@ -202,7 +233,8 @@ void log_softmax(std::vector<float>& row) {
 }  // namespace
 
 void bind_batch(nb::module_& module) {
-  nb::class_<PyResponse>(module, "BatchResponse", "One token of a request, or its end.")
+  nb::class_<PyResponse>(module, "BatchResponse", "One token of a request, or its end.",
+                         nb::type_slots(kCollected<PyResponse>))
       .def_prop_ro(
           "uid", [](const PyResponse& self) { return self.response.uid; }, "Of the request, as insert() gave it.")
       .def_prop_ro(
@@ -230,11 +262,13 @@ void bind_batch(nb::module_& module) {
       .def_prop_ro(
           "exception",
           [](const PyResponse& self) -> nb::object {
+            if (self.raised.is_valid()) return self.raised;
             if (!self.response.error) return nb::none();
             return exception_of(*self.response.error);
           },
-          nb::sig("def exception(self, /) -> dalsegno.errors.DalSegnoError | None"),
-          "The same as the exception that stands for it, to be raised.")
+          nb::sig("def exception(self, /) -> Exception | None"),
+          "The same as the exception that stands for it, to be raised: a DalSegnoError, or what the request's logits\n"
+          "processor raised.")
       .def_prop_ro(
           "usage", [](const PyResponse& self) { return self.response.usage; }, "So far.")
       .def_prop_ro(
@@ -259,7 +293,8 @@ void bind_batch(nb::module_& module) {
   nb::class_<PyBatch>(
       module, "BatchGenerator",
       "Requests that run together, a token of each at a time. They come and go while others run; what a\n"
-      "request yields depends neither on the others nor on their order.")
+      "request yields depends neither on the others nor on their order.",
+      nb::type_slots(kCollected<PyBatch>))
       .def(
           "__init__", [](PyBatch* self, const PyEngine& engine) { new (self) PyBatch(made(engine)); },
           nb::arg("engine"))
@@ -277,7 +312,9 @@ void bind_batch(nb::module_& module) {
            "Errors: InvalidArgumentError (as Engine.generate, a uid in use, a cache of another engine or salt).")
       .def("next", &next,
            "Waits until a request has something new; the next response of every one that has, by ascending uid.\n"
-           "Empty once no request is left. What a logits processor raised comes out here.")
+           "Empty once no request is left. What goes wrong with one request, an exception of its logits processor too, "
+           "is\n"
+           "its last response, with finish_reason 'error'; nothing is raised for it, so that the others lose nothing.")
       .def("extract_cache", &extract_cache, nb::arg("uid"),
            "What a request has computed so far; it goes on. Errors: NotFoundError, ExhaustedError.")
       .def("remove", &remove, nb::arg("uid"), "Drops a request, wherever it stands. Errors: NotFoundError.")
@@ -286,6 +323,7 @@ void bind_batch(nb::module_& module) {
           [](PyBatch& self) {
             refuse_if_forked();
             self.batch = shared_without_gil(std::make_unique<BatchGenerator>(*self.engine));
+            const auto gone = std::exchange(self.extras, {});
           },
           "Drops all requests.");
 }

@@ -6,10 +6,11 @@
 #include <chrono>
 #include <deque>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <utility>
 
-#include "bindings/python/fork.hpp"
+#include "bindings/python/python.hpp"
 
 namespace dalsegno::python {
 namespace {
@@ -27,10 +28,20 @@ class Threads {
   }
 
   void run(const std::shared_ptr<Call>& call, std::function<void()> work) {
+    Work refused;  // let go after the lock
     const std::lock_guard lock(mutex_);
     running_.insert(call);
     waiting_.push_back({call, std::move(work)});
-    if (waiting_.size() > idle_) std::thread([this] { serve(); }).detach();
+    try {
+      if (waiting_.size() > idle_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      refused = std::move(waiting_.back());
+      waiting_.pop_back();
+      running_.erase(call);
+      raise(ErrorCode::exhausted,
+            "the system allows this process no more threads, and each call that is under way takes one (" +
+                std::to_string(running_.size()) + " are); read streams to their end, or close them");
+    }
     changed_.notify_all();
   }
 
@@ -94,6 +105,7 @@ Call* Call::current() {
 
 std::shared_ptr<Call> Call::start(std::function<void(Call&)> body) {
   refuse_if_forked();
+  if (!on_call_thread()) refuse_if_closed();
   watch_forks();
   const std::shared_ptr<Call> call(new Call);
   Threads::all().run(call, [call, body = std::move(body)]() mutable { call->run(std::exchange(body, nullptr)); });

@@ -25,7 +25,7 @@ class Call : public std::enable_shared_from_this<Call> {
     int total = 0;
   };
 
-  // Errors: as refuse_if_forked().
+  // Errors: as refuse_if_forked(), unsupported (the interpreter ends), exhausted (the system allows no more threads).
   static std::shared_ptr<Call> start(std::function<void(Call&)> body);
   ~Call();
   Call(const Call&) = delete;

@@ -1,4 +1,4 @@
-#include "bindings/python/python.hpp"
+#include "bindings/python/stream.hpp"
 
 namespace dalsegno::python {
 namespace {
@@ -13,47 +13,63 @@ struct PyPin {
 
 // As a C++ Pin: goes without the GIL, since unpinning may wait for a step.
 PyPin pinned(const EngineOwner& engine, std::vector<TokenId> prefix, std::string salt) {
-  auto pin = run<std::shared_ptr<Pin>>([engine, prefix = std::move(prefix), salt = std::move(salt)](
+  auto pin = run<std::shared_ptr<Pin>>(Needed::of(engine.get()),
+                                       [engine, prefix = std::move(prefix), salt = std::move(salt)](
                                            const std::stop_token&) -> Result<std::shared_ptr<Pin>> {
-    DALSEGNO_ASSIGN(made, engine->pin(prefix, salt));
-    return std::make_shared<Pin>(std::move(made));
-  });
+                                         DALSEGNO_ASSIGN(made, engine->pin(prefix, salt));
+                                         return std::make_shared<Pin>(std::move(made));
+                                       });
   return {engine, shared_without_gil(std::move(pin))};
 }
 
 PyEngine opened(const nb::handle& path, const nb::kwargs& kwargs) {
   const EngineOptions options = engine_options(path_of(path), kwargs);
-  auto engine = run<EngineOwner>([options](const std::stop_token& cancel) -> Result<EngineOwner> {
+  auto engine = run<EngineOwner>(Needed::all(), [options](const std::stop_token& cancel) -> Result<EngineOwner> {
     DALSEGNO_ASSIGN(made, Engine::open(options, cancel));
     return EngineOwner(std::move(made));
   });
-  return {shared_without_gil(std::move(engine))};
+  return {shared_without_gil(std::move(engine)), options.model_path};
 }
 
 Stream stream(const PyEngine& self, const nb::object& prompt, nb::object on_prefill, const nb::kwargs& kwargs) {
-  Asked all = asked(kwargs);
-  return stream_of<Reply>(
-      [engine = self.use(), tokens = tokens_of(prompt), options = std::move(all.options)](
-          const GenerateCallbacks& callbacks) { return engine->generate(tokens, options, callbacks); },
-      all.failure, std::move(on_prefill));
+  const auto& owner = self.use();
+  const Asked all = asked(*owner, kwargs);
+  return Stream(parts_of<Reply>(
+      [engine = owner, tokens = tokens_of(prompt), options = all.options](const GenerateCallbacks& callbacks) {
+        return engine->generate(tokens, options, callbacks);
+      },
+      all, std::move(on_prefill)));
 }
 
 Explanation explain(const PyEngine& self, const nb::object& prompt, std::string salt) {
-  return run<Explanation>([engine = self.use(), tokens = tokens_of(prompt),
+  return run<Explanation>(Needed::of(self.engine.get()),
+                          [engine = self.use(), tokens = tokens_of(prompt),
                            salt = std::move(salt)](const std::stop_token&) { return engine->explain(tokens, salt); });
 }
 
 void reset_cache(const PyEngine& self) {
-  run<void>([engine = self.use()](const std::stop_token&) -> Result<void> {
+  run<void>(Needed::of(self.engine.get()), [engine = self.use()](const std::stop_token&) -> Result<void> {
     engine->reset_cache();
     return {};
   });
 }
 
+// A block at a time, so that other requests go on in between, and one that is interrupted ends.
 AuditReport audit_cache(const PyEngine& self, int blocks) {
-  return run<AuditReport>([engine = self.use(), blocks](const std::stop_token&) -> Result<AuditReport> {
-    return engine->audit_cache(blocks);
-  });
+  return run<AuditReport>(Needed::of(self.engine.get()),
+                          [engine = self.use(), blocks](const std::stop_token& cancelled) -> Result<AuditReport> {
+                            AuditReport report = engine->audit_cache(0);
+                            for (int i = 0; i < blocks && !cancelled.stop_requested(); ++i) {
+                              report = engine->audit_cache(1);
+                            }
+                            return report;
+                          });
+}
+
+std::string shown(const PyEngine& self) {
+  if (!self.engine) return "Engine(closed)";
+  return "Engine(" + nb::cast<std::string>(nb::repr(nb::str(self.path.c_str()))) +
+         ", context=" + std::to_string(self.engine->context()) + ")";
 }
 
 nb::dict to_python(const Histogram& histogram) {
@@ -80,7 +96,8 @@ nb::dict to_python(const ReuseCounts& counts) {
 nb::object draft_report(const PyEngine& self) {
   using Report = std::optional<DraftReport>;
   const auto report =
-      run<Report>([engine = self.use()](const std::stop_token&) -> Result<Report> { return engine->draft_report(); });
+      run<Report>(Needed::of(self.engine.get()),
+                  [engine = self.use()](const std::stop_token&) -> Result<Report> { return engine->draft_report(); });
   if (!report) return nb::none();
   const auto by_place = [](const auto& counts) {
     nb::list all;
@@ -101,6 +118,7 @@ nb::object draft_report(const PyEngine& self) {
 
 nb::dict cache_report(const PyEngine& self) {
   const auto report = run<CacheReport>(
+      Needed::of(self.engine.get()),
       [engine = self.use()](const std::stop_token&) -> Result<CacheReport> { return engine->cache_report(); });
   nb::dict by_cause;
   for (std::size_t i = 0; i < kStoppedCount; ++i) {
@@ -177,7 +195,7 @@ void bind_engine(nb::module_& module) {
            nb::sig("def stream(self, prompt: collections.abc.Iterable[int], "
                    "on_prefill: collections.abc.Callable[[int, int], object] | None = None, " DALSEGNO_GENERATE_OPTIONS
                    ") -> Stream"),
-           "The same as an iterator of text.")
+           "The same as an iterator of text, begun when it is first read.")
       .def("explain", &explain, nb::arg("prompt"), nb::arg("salt") = "",
            nb::sig("def explain(self, prompt: collections.abc.Iterable[int], salt: str = '') -> Explanation"),
            "What generate() would reuse of this prompt now, and why no more. Computes nothing.")
@@ -213,6 +231,7 @@ void bind_engine(nb::module_& module) {
           "Lets go of the engine, which ends when no session, cache, batch or pin of it is left.")
       .def_prop_ro(
           "is_open", [](const PyEngine& self) { return self.engine != nullptr; }, "False after close().")
+      .def("__repr__", &shown)
       .def(
           "__enter__", [](nb::handle self) { return nb::borrow(self); }, nb::sig("def __enter__(self) -> Engine"))
       .def(

@@ -40,6 +40,7 @@ void raise(ErrorCode code, const std::string& message) {
 void bind_errors(nb::module_& module) {
   nb::register_exception_translator(
       [](const std::exception_ptr& thrown, void*) {
+        if (!thrown) stay();  // no exception of C++: Python ends this thread by unwinding it
         try {
           std::rethrow_exception(thrown);
         } catch (const Raised& raised) {

@@ -21,13 +21,14 @@ using Rows = std::vector<LogprobRow>;
 struct PyQueries {
   std::shared_ptr<Call> call;
   std::shared_ptr<std::vector<Result<LogprobRow>>> rows;
+  std::vector<nb::object> refusals;  // one for each prompt: why it is no query and has no row, or None
 };
 
 PyLogprobs made(const PyEngine& engine, std::string salt, std::uint64_t max_bytes, int chunk) {
   const auto& owner = engine.use();
   const LogprobOptions options{.salt = std::move(salt), .max_bytes = max_bytes, .chunk = chunk};
   auto cache = run<std::shared_ptr<LogprobCache>>(
-      [owner, options](const std::stop_token&) -> Result<std::shared_ptr<LogprobCache>> {
+      Needed::of(owner.get()), [owner, options](const std::stop_token&) -> Result<std::shared_ptr<LogprobCache>> {
         DALSEGNO_ASSIGN(one, LogprobCache::create(*owner, options));
         return std::shared_ptr<LogprobCache>(std::move(one));
       });
@@ -47,17 +48,20 @@ std::vector<std::vector<TokenId>> batch_of(const nb::object& prompts) {
 // An answer that is there needs no thread.
 nb::object next_token_logprobs(const PyLogprobs& self, const nb::object& prompt) {
   const auto& cache = self.use();
+  const Awaits awaits(Needed::of(self.engine.get()));  // also for an answer that is there, which may be gone next time
   auto query = [&] {
     const auto tokens = tokens_of(prompt);
     const Released released;
     return cache->query(tokens);
   }();
   if (query.is_ready()) return row_of(value_of(query.get()));
-  return row_of(run<LogprobRow>([engine = self.engine, cache, query](const std::stop_token&) { return query.get(); }));
+  return row_of(run<LogprobRow>(Needed::of(self.engine.get()),
+                                [engine = self.engine, cache, query](const std::stop_token&) { return query.get(); }));
 }
 
 std::vector<LogprobCache::Query> queries_of(const PyLogprobs& self, const std::vector<std::vector<TokenId>>& batch) {
   const auto& cache = self.use();
+  const Awaits awaits(Needed::of(self.engine.get()));
   const Released released;
   return cache->query(batch);
 }
@@ -65,6 +69,7 @@ std::vector<LogprobCache::Query> queries_of(const PyLogprobs& self, const std::v
 nb::object next_token_logprobs_batch(const PyLogprobs& self, const nb::object& prompts) {
   auto queries = queries_of(self, batch_of(prompts));
   const Rows rows = run<Rows>(
+      Needed::of(self.engine.get()),
       [engine = self.engine, cache = self.use(), queries = std::move(queries)](const std::stop_token&) -> Result<Rows> {
         Rows all;
         for (const auto& query : queries) {
@@ -78,13 +83,30 @@ nb::object next_token_logprobs_batch(const PyLogprobs& self, const nb::object& p
   return arrays;
 }
 
+// The exception, if these are no token ids.
+nb::object take(nb::handle prompt, std::vector<std::vector<TokenId>>& batch) {
+  try {
+    batch.push_back(tokens_of(prompt));
+    return nb::none();
+  } catch (const Raised& raised) {
+    return exception_of(raised.error);
+  } catch (nb::python_error& error) {
+    if (!error.matches(PyExc_Exception)) throw;
+    return nb::borrow(error.value());
+  }
+}
+
+// Those of several tasks: what is wrong with one is no concern of the others.
 PyQueries begin(const PyLogprobs& self, const nb::object& prompts) {
-  auto queries = queries_of(self, batch_of(prompts));
+  std::vector<std::vector<TokenId>> batch;
+  std::vector<nb::object> refusals;
+  for (const nb::handle prompt : nb::iter(prompts)) refusals.push_back(take(prompt, batch));
+  auto queries = queries_of(self, batch);
   const auto rows = std::make_shared<std::vector<Result<LogprobRow>>>();
   auto call = Call::start([engine = self.engine, cache = self.use(), queries = std::move(queries), rows](Call&) {
     for (const auto& query : queries) rows->push_back(query.get());
   });
-  return {std::move(call), rows};
+  return {std::move(call), rows, std::move(refusals)};
 }
 
 // [(row, None) or (None, exception)], or None while some are missing.
@@ -93,7 +115,13 @@ nb::object poll(const PyQueries& self) {
   const auto event = self.call->wait(0);
   if (!event) return nb::none();
   nb::list all;
-  for (const Result<LogprobRow>& row : *self.rows) {
+  auto next = self.rows->begin();
+  for (const nb::object& refusal : self.refusals) {
+    if (!refusal.is_none()) {
+      all.append(nb::make_tuple(nb::none(), refusal));
+      continue;
+    }
+    const Result<LogprobRow>& row = *next++;
     all.append(row.ok() ? nb::make_tuple(row_of(row.value()), nb::none())
                         : nb::make_tuple(nb::none(), exception_of(row.error())));
   }
@@ -101,17 +129,17 @@ nb::object poll(const PyQueries& self) {
 }
 
 void cache_kv(const PyLogprobs& self, const nb::object& prompt) {
-  run<void>([engine = self.engine, cache = self.use(), tokens = tokens_of(prompt)](const std::stop_token&) {
-    return cache->cache_kv(tokens);
-  });
+  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.use(), tokens = tokens_of(prompt)](
+                                               const std::stop_token&) { return cache->cache_kv(tokens); });
 }
 
 template <void (LogprobCache::*Clear)()>
 void clear(const PyLogprobs& self) {
-  run<void>([engine = self.engine, cache = self.use()](const std::stop_token&) -> Result<void> {
-    ((*cache).*Clear)();
-    return {};
-  });
+  run<void>(Needed::of(self.engine.get()),
+            [engine = self.engine, cache = self.use()](const std::stop_token&) -> Result<void> {
+              ((*cache).*Clear)();
+              return {};
+            });
 }
 
 constexpr const char* kCacheDoc =
@@ -147,7 +175,7 @@ void bind_stats(nb::module_& module) {
 void bind_logprobs(nb::module_& module) {
   bind_stats(module);
   nb::class_<PyQueries>(module, "_Queries").def("poll", &poll).def("event_fd", [](const PyQueries& self) {
-    return self.call->event_fd();
+    return checked_fd(*self.call);
   });
   const LogprobOptions defaults;
   nb::class_<PyLogprobs>(module, "LogprobCache", kCacheDoc, nb::is_weak_referenceable(), nb::dynamic_attr())

@@ -12,9 +12,10 @@ struct PyRegistry {
 PyEngine acquire(const PyRegistry& self, const nb::object& path, const nb::kwargs& kwargs) {
   using Owner = std::shared_ptr<Engine>;
   const EngineOptions options = engine_options(path_of(path), kwargs);
-  return {shared_without_gil(run<Owner>([registry = self.registry, options](const std::stop_token& cancel) {
+  auto engine = run<Owner>(Needed::all(), [registry = self.registry, options](const std::stop_token& cancel) {
     return registry->acquire(options, cancel);
-  }))};
+  });
+  return {shared_without_gil(std::move(engine)), options.model_path};
 }
 
 }  // namespace
@@ -53,8 +54,9 @@ void bind_models(nb::module_& module) {
       .def(
           "close_idle",
           [](const PyRegistry& self) {
-            return run<int>(
-                [registry = self.registry](const std::stop_token&) -> Result<int> { return registry->close_idle(); });
+            return run<int>(Needed::all(), [registry = self.registry](const std::stop_token&) -> Result<int> {
+              return registry->close_idle();
+            });
           },
           "Closes what nobody uses; how many models that was.");
 }

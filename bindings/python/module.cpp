@@ -20,9 +20,10 @@ NB_MODULE(_dalsegno, module) {
       "_end",
       [] {
         if (python::is_forked()) return;
-        python::end_processors();
+        python::close_entries();
         const python::Released released;
         python::Call::end_all();
+        python::wait_for_entries();
       },
       "When the interpreter ends: no thread of ours may need it any more.");
   nb::module_::import_("atexit").attr("register")(module.attr("_end"));

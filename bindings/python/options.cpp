@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <condition_variable>
-#include <mutex>
 #include <span>
 
 #include "bindings/python/python.hpp"
@@ -69,35 +67,6 @@ void set_logit_bias(Asked& asked, const char* name, nb::handle value) {
   }
 }
 
-// Processors run on threads of engines, which must be out of Python before the interpreter goes.
-struct Gate {
-  std::mutex mutex;
-  std::condition_variable changed;
-  // Guarded by mutex.
-  bool closed = false;
-  int inside = 0;
-};
-Gate& gate() {
-  static auto* const one = new Gate;  // never destroyed: threads of engines may outlive everything else
-  return *one;
-}
-
-class Inside {
- public:
-  Inside() {
-    const std::lock_guard lock(gate().mutex);
-    if (gate().closed) throw std::runtime_error("the interpreter ends");
-    ++gate().inside;
-  }
-  ~Inside() {
-    const std::lock_guard lock(gate().mutex);
-    --gate().inside;
-    gate().changed.notify_all();
-  }
-  Inside(const Inside&) = delete;
-  Inside& operator=(const Inside&) = delete;
-};
-
 // The processor works on copies, which it may keep: the row itself is the engine's.
 void process(const nb::object& callable, std::span<const TokenId> tokens, std::span<float> logits) {
   const auto row = std::make_shared<std::vector<float>>(logits.begin(), logits.end());
@@ -117,17 +86,23 @@ void process(const nb::object& callable, std::span<const TokenId> tokens, std::s
 void set_processor(Asked& asked, const char* /*name*/, nb::handle value) {
   if (value.is_none()) {
     asked.options.logits_processor = nullptr;
+    asked.processor = nullptr;
     return;
   }
   if (PyCallable_Check(value.ptr()) == 0) throw nb::type_error("logits_processor: a callable is wanted");
-  asked.options.logits_processor = [held = shared_object(nb::borrow(value)), failure = asked.failure](
+  asked.processor = shared_object(nb::borrow(value));
+  asked.options.logits_processor = [held = asked.processor, failure = asked.failure, engine = asked.engine](
                                        std::span<const TokenId> tokens, std::span<float> logits) {
-    const Inside inside;
+    const Entry entry;
+    if (!entry) throw std::runtime_error("the interpreter ends");
     const nb::gil_scoped_acquire acquired;
+    const nb::object callable = *held;  // a garbage collection may empty `held` meanwhile
+    if (!callable.is_valid()) throw std::runtime_error("the logits processor has been collected with its request");
+    const WithinStep step(engine);
     try {
-      process(*held, tokens, logits);
+      process(callable, tokens, logits);
     } catch (nb::python_error& error) {
-      failure->set(std::move(error));
+      failure->set(error);
       throw std::runtime_error("the logits processor raised an exception");
     } catch (const nb::builtin_exception& error) {
       PyErr_SetString(PyExc_ValueError, error.what());
@@ -347,8 +322,8 @@ bool set_option(Asked& asked, const std::string& name, nb::handle value) {
   return false;
 }
 
-Asked asked(const nb::kwargs& kwargs) {
-  Asked all;
+Asked asked(const Engine& engine, const nb::kwargs& kwargs) {
+  Asked all{.engine = &engine};
   for (const auto& [key, value] : kwargs) {
     const auto name = nb::cast<std::string>(key);
     if (!set_option(all, name, value)) unknown(name);
@@ -366,13 +341,6 @@ EngineOptions engine_options(const std::string& model_path, const nb::kwargs& kw
     row->set(options, row->name, value);
   }
   return options;
-}
-
-void end_processors() {
-  const Released released;
-  std::unique_lock lock(gate().mutex);
-  gate().closed = true;
-  gate().changed.wait(lock, [] { return gate().inside == 0; });
 }
 
 void bind_options(nb::module_& module) {

@@ -24,17 +24,19 @@ namespace {
 PyPromptCache made(const PyEngine& engine, const nb::object& tokens, std::string salt) {
   const auto& owner = engine.use();
   return PyPromptCache::of(
-      owner, run<PromptCache>([owner, ids = tokens_of(tokens), salt = std::move(salt)](const std::stop_token&) {
-        return PromptCache::make(*owner, ids, salt);
-      }));
+      owner, run<PromptCache>(Needed::of(owner.get()),
+                              [owner, ids = tokens_of(tokens), salt = std::move(salt)](const std::stop_token&) {
+                                return PromptCache::make(*owner, ids, salt);
+                              }));
 }
 
 PyPromptCache loaded(const PyEngine& engine, const nb::object& path, std::string salt) {
   const auto& owner = engine.use();
   return PyPromptCache::of(
-      owner, run<PromptCache>([owner, file = path_of(path), salt = std::move(salt)](const std::stop_token&) {
-        return PromptCache::load(*owner, file, salt);
-      }));
+      owner, run<PromptCache>(Needed::of(owner.get()),
+                              [owner, file = path_of(path), salt = std::move(salt)](const std::stop_token&) {
+                                return PromptCache::load(*owner, file, salt);
+                              }));
 }
 
 // A copy is trimmed and takes the place of the old one, so that nobody else sees it half done, and an interrupted call
@@ -42,19 +44,19 @@ PyPromptCache loaded(const PyEngine& engine, const nb::object& path, std::string
 int trim(PyPromptCache& self, int tokens) {
   using Trimmed = std::pair<std::shared_ptr<PromptCache>, int>;
   auto [cache, left] =
-      run<Trimmed>([engine = self.engine, old = self.cache, tokens](const std::stop_token&) -> Result<Trimmed> {
-        auto copy = std::make_shared<PromptCache>(*old);
-        DALSEGNO_ASSIGN(rest, copy->trim(tokens));
-        return Trimmed(std::move(copy), rest);
-      });
+      run<Trimmed>(Needed::of(self.engine.get()),
+                   [engine = self.engine, old = self.cache, tokens](const std::stop_token&) -> Result<Trimmed> {
+                     auto copy = std::make_shared<PromptCache>(*old);
+                     DALSEGNO_ASSIGN(rest, copy->trim(tokens));
+                     return Trimmed(std::move(copy), rest);
+                   });
   self.cache = shared_without_gil(std::move(cache));
   return left;
 }
 
 void save(const PyPromptCache& self, const nb::object& path) {
-  run<void>([engine = self.engine, cache = self.cache, file = path_of(path)](const std::stop_token&) {
-    return cache->save(file);
-  });
+  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.cache, file = path_of(path)](
+                                               const std::stop_token&) { return cache->save(file); });
 }
 
 }  // namespace

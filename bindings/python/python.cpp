@@ -16,17 +16,28 @@ bool on_main_thread() {
 
 }  // namespace
 
-Released::Released() : state_(PyEval_SaveThread()) {
-  t_released = true;
+Released::Released() : state_(is_closed_to_this_thread() ? nullptr : PyEval_SaveThread()) {
+  t_released = state_ != nullptr;
 }
 
 Released::~Released() {
+  if (state_ == nullptr) return;
   t_released = false;
+  const Entry entry;
+  if (!entry) stay();
   PyEval_RestoreThread(state_);
 }
 
 bool holds_gil() {
   return !on_call_thread() && !t_released;
+}
+
+void let_go_elsewhere(std::shared_ptr<void> owner) {
+  auto* const kept = new std::shared_ptr<void>(std::move(owner));
+  try {
+    Call::start([kept](Call&) { delete kept; });
+  } catch (...) {  // NOLINT(bugprone-empty-catch): no thread can do it: the process has been forked, or ends
+  }
 }
 
 Call::Event next_event(Call& call) {
@@ -51,48 +62,61 @@ void finish(Call& call) {
   }
 }
 
+int checked_fd(Call& call) {
+  const int fd = call.event_fd();
+  if (fd < 0) {
+    raise(ErrorCode::exhausted,
+          "the system allows this process no more open files; each call that is awaited takes one");
+  }
+  return fd;
+}
+
 SharedObject shared_object(nb::object object) {
   return SharedObject(new nb::object(std::move(object)), [](nb::object* held) {
-    if (!nb::is_alive()) return;  // the interpreter has gone, and with it what was held
+    const Entry entry;
+    if (!entry || !nb::is_alive()) return;  // the interpreter goes, and with it what was held
     const nb::gil_scoped_acquire acquired;
     delete held;
   });
 }
 
-void Failure::set(nb::python_error&& error) {
-  const std::lock_guard lock(mutex_);
-  if (!error_) error_.emplace(std::move(error));
+void Failure::set(const nb::python_error& error) {
+  if (!exception_) exception_ = shared_object(nb::borrow(error.value()));
+}
+
+nb::object Failure::take() {
+  const SharedObject exception = std::exchange(exception_, nullptr);
+  return exception ? *exception : nb::object();
 }
 
 void Failure::rethrow() {
-  std::optional<nb::python_error> error;
-  {
-    const std::lock_guard lock(mutex_);
-    if (!error_) return;
-    error.emplace(std::move(*error_));
-    error_.reset();
-  }
-  throw nb::python_error(std::move(*error));
+  const nb::object exception = take();
+  if (!exception.is_valid()) return;
+  PyErr_SetObject(exception.type().ptr(), exception.ptr());
+  throw nb::python_error();
 }
 
 std::vector<TokenId> tokens_of(nb::handle tokens) {
   if (nb::isinstance<nb::str>(tokens) || nb::isinstance<nb::bytes>(tokens)) {
-    throw nb::type_error("token ids are wanted, not text: tokenizer.encode() makes them");
+    PyErr_SetString(PyExc_TypeError, "token ids are wanted, not text: tokenizer.encode() makes them");
+    throw nb::python_error();
   }
   std::vector<TokenId> ids;
   const Py_ssize_t expected = PyObject_Size(tokens.ptr());
   if (expected > 0) ids.reserve(static_cast<std::size_t>(expected));
   if (expected < 0) PyErr_Clear();  // an iterator
-  for (const nb::handle item : nb::iter(tokens)) {
-    const nb::object index = nb::steal(PyNumber_Index(item.ptr()));
-    if (!index.is_valid()) throw nb::python_error();
-    const long long id = PyLong_AsLongLong(index.ptr());
-    if (id == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
-    if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
-      raise(ErrorCode::invalid_argument, std::to_string(id) + " is no token id");
+  in_python([&] {
+    for (const nb::handle item : nb::iter(tokens)) {
+      const nb::object index = nb::steal(PyNumber_Index(item.ptr()));
+      if (!index.is_valid()) throw nb::python_error();
+      const long long id = PyLong_AsLongLong(index.ptr());
+      if (id == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
+      if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
+        raise(ErrorCode::invalid_argument, std::to_string(id) + " is no token id");
+      }
+      ids.push_back(static_cast<TokenId>(id));
     }
-    ids.push_back(static_cast<TokenId>(id));
-  }
+  });
   return ids;
 }
 

@@ -19,7 +19,9 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/python/awaits.hpp"
 #include "bindings/python/call.hpp"
+#include "bindings/python/ending.hpp"
 #include "bindings/python/fork.hpp"
 #include "dalsegno/engine.hpp"
 #include "dalsegno/result.hpp"
@@ -44,7 +46,7 @@ T value_of(Result<T> result) {
   if constexpr (!std::is_void_v<T>) return std::move(result).value();
 }
 
-// The GIL is not held while this exists.
+// The GIL is not held while this exists. Where it could not be taken again (see ending.hpp), it is kept.
 class Released {
  public:
   Released();
@@ -53,19 +55,22 @@ class Released {
   Released& operator=(const Released&) = delete;
 
  private:
-  PyThreadState* state_;
+  PyThreadState* const state_;  // null: kept
 };
 // Of a thread of Python, a call's or an engine's.
 [[nodiscard]] bool holds_gil();
 
-// Owns what may wait for the engine when it is destroyed: then without the GIL, wherever that happens. In a forked
-// process it is left alone.
+// Lets go of it on a thread that no engine waits for.
+void let_go_elsewhere(std::shared_ptr<void> owner);
+
+// Owns what may wait for the engine when it is destroyed: then without the GIL, wherever that happens, and not within a
+// step of an engine. In a forked process it is left alone.
 template <class T>
 std::shared_ptr<T> shared_without_gil(std::shared_ptr<T> owner) {
   T* const raw = owner.get();
   return std::shared_ptr<T>(raw, [owner = std::move(owner)](T*) mutable {
-    if (is_forked()) {
-      new std::shared_ptr<T>(std::move(owner));
+    if (is_forked() || is_within_step()) {
+      let_go_elsewhere(std::move(owner));
       return;
     }
     std::optional<Released> released;
@@ -83,11 +88,14 @@ std::shared_ptr<T> shared_without_gil(std::unique_ptr<T> owner) {
 Call::Event next_event(Call& call);
 // Its end.
 void finish(Call& call);
+// For event loops. Errors: exhausted.
+int checked_fd(Call& call);
 
 // Runs `body` without the GIL; signals are obeyed as by next_event(). Requires: body owns what it uses, since it may go
-// on alone, and holds no Python object. begun: where to put the call.
+// on alone, and holds no Python object; it waits for no engine but those needed. begun: where to put the call.
 template <class T>
-T run(std::function<Result<T>(const std::stop_token&)> body, std::shared_ptr<Call>* begun = nullptr) {
+T run(Needed needed, std::function<Result<T>(const std::stop_token&)> body, std::shared_ptr<Call>* begun = nullptr) {
+  const Awaits awaits(needed);
   const auto result = std::make_shared<std::optional<Result<T>>>();
   const auto call =
       Call::start([result, body = std::move(body)](Call& running) { result->emplace(body(running.cancelled())); });
@@ -100,17 +108,46 @@ T run(std::function<Result<T>(const std::stop_token&)> body, std::shared_ptr<Cal
 using SharedObject = std::shared_ptr<nb::object>;
 SharedObject shared_object(nb::object object);
 
-// The first exception that a callback raised on a thread of the engine.
+// The first exception that a callback raised on a thread of the engine. Requires, of all: the GIL.
 class Failure {
  public:
-  void set(nb::python_error&& error);
-  // Requires: the GIL.
+  void set(const nb::python_error& error);
   void rethrow();
+  // Once; otherwise null.
+  nb::object take();
+  int traverse(visitproc visit, void* arg) const {
+    if (exception_) Py_VISIT(exception_->ptr());
+    return 0;
+  }
 
  private:
-  std::mutex mutex_;
-  std::optional<nb::python_error> error_;
+  SharedObject exception_{};
 };
+
+// The slots of a class that can be part of a reference cycle. Requires: traverse(visit, arg) and clear(), and
+// finalize() where an engine might call what is cleared: a collection finalizes everything before it clears anything,
+// and a function that is cleared must not be called.
+template <class T>
+int traverse_instance(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  return nb::inst_ready(self) ? nb::inst_ptr<T>(self)->traverse(visit, arg) : 0;
+}
+template <class T>
+int clear_instance(PyObject* self) {
+  if (nb::inst_ready(self)) nb::inst_ptr<T>(self)->clear();
+  return 0;
+}
+template <class T>
+void finalize_instance(PyObject* self) {
+  if constexpr (requires(T & value) { value.finalize(); }) {
+    if (nb::inst_ready(self)) nb::inst_ptr<T>(self)->finalize();
+  }
+}
+template <class T>
+inline PyType_Slot kCollected[] = {{Py_tp_finalize, reinterpret_cast<void*>(&finalize_instance<T>)},
+                                   {Py_tp_traverse, reinterpret_cast<void*>(&traverse_instance<T>)},
+                                   {Py_tp_clear, reinterpret_cast<void*>(&clear_instance<T>)},
+                                   {0, nullptr}};
 
 // A sequence of whole numbers, numpy's too.
 std::vector<TokenId> tokens_of(nb::handle tokens);
@@ -130,77 +167,26 @@ nb::object array_of(std::shared_ptr<T> values) {
 
 EngineOptions engine_options(const std::string& model_path, const nb::kwargs& kwargs);
 
-// The options of a request, and what its logits processor raises.
+// The options of a request of an engine, its logits processor as its options hold it, and what that raises.
 struct Asked {
+  const Engine* engine = nullptr;
   GenerateOptions options{};
+  SharedObject processor{};
   std::shared_ptr<Failure> failure = std::make_shared<Failure>();
 };
-Asked asked(const nb::kwargs& kwargs);
+Asked asked(const Engine& engine, const nb::kwargs& kwargs);
 // "auto", "required", "none" or {"name": of a tool}. Throws TypeError, ValueError.
 ToolChoice tool_choice_of(const char* option, nb::handle value);
 // One more option by its name. False: there is none of that name.
 bool set_option(Asked& asked, const std::string& name, nb::handle value);
 
-// After it no logits processor runs, and none begins.
-void end_processors();
-
 // What a class of this module stands for, for as long as it is open.
 struct PyEngine {
   std::shared_ptr<Engine> engine{};
+  std::string path{};
   // Errors: invalid_argument (closed).
   [[nodiscard]] const std::shared_ptr<Engine>& use() const;
 };
-
-// Calls that answer with text as it comes.
-class Stream {
- public:
-  using Take = std::function<nb::object()>;
-  using Answerer = std::function<std::string(const std::string& question)>;
-  // take: the result, or it raises. Requires: the call ends by itself once cancelled.
-  Stream(std::shared_ptr<Call> call, Take take, nb::object on_prefill, Answerer answerer = {});
-  ~Stream();
-  Stream(Stream&&) = default;
-  Stream& operator=(Stream&&) = delete;
-
-  // Nothing: it has ended.
-  std::optional<std::string> next();
-  // The same without waiting: None, text, or True at the end.
-  nb::object poll();
-  int event_fd() { return call_->event_fd(); }
-  void cancel() { call_->cancel(); }
-  // Reads what is left; on_text (or None) gets it, and ends the reply by returning False.
-  nb::object drain(const nb::object& on_text);
-  // Requires: it has ended, else invalid_argument.
-  [[nodiscard]] nb::object reply() const;
-  [[nodiscard]] bool has_ended() const { return ended_; }
-  [[nodiscard]] const std::shared_ptr<Call>& call() const { return call_; }
-
- private:
-  // Text, or nothing.
-  std::optional<std::string> handle(Call::Event event);
-
-  std::shared_ptr<Call> call_;
-  Take take_;
-  nb::object on_prefill_;
-  Answerer answerer_;
-  bool ended_ = false;
-  nb::object reply_;
-};
-// Callbacks that hand what comes to the reader of the call.
-GenerateCallbacks callbacks_of(Call& call);
-// A generation as a stream; T: what it comes to.
-template <class T>
-Stream stream_of(std::function<Result<T>(const GenerateCallbacks&)> body, std::shared_ptr<Failure> failure,
-                 nb::object on_prefill, Stream::Answerer answerer = {}) {
-  const auto result = std::make_shared<std::optional<Result<T>>>();
-  auto call =
-      Call::start([result, body = std::move(body)](Call& running) { result->emplace(body(callbacks_of(running))); });
-  auto take = [result, failure = std::move(failure)] {
-    failure->rethrow();
-    return nb::cast(value_of(std::move(**result)));
-  };
-  return {std::move(call), std::move(take), std::move(on_prefill), std::move(answerer)};
-}
 
 void bind_errors(nb::module_& module);
 void bind_options(nb::module_& module);

@@ -2,7 +2,7 @@
 
 #include <set>
 
-#include "bindings/python/python.hpp"
+#include "bindings/python/stream.hpp"
 
 namespace dalsegno::python {
 namespace {
@@ -13,18 +13,25 @@ struct PySession {
   std::shared_ptr<Session> session;
   nb::list tools{};  // as they were given: handlers are called by their place in it
   std::shared_ptr<Call> call{};
+
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(tools.ptr());
+    return 0;
+  }
+  void clear() { const nb::list gone = std::exchange(tools, nb::borrow<nb::list>(nb::handle())); }
 };
 
 // Requires: the GIL is held until the next call has begun.
 Session& idle(PySession& self) {
   refuse_if_forked();
   if (!self.session) raise(ErrorCode::invalid_argument, "the session is closed");
-  if (self.call && !self.call->is_done()) {
+  while (self.call && !self.call->is_done()) {
     if (!self.call->cancelled().stop_requested()) {
       raise(ErrorCode::invalid_argument,
             "a call is under way on this session; wait for its end, read or close its stream, or fork the session");
     }
     const auto ending = self.call;
+    const Awaits awaits(Needed::of(self.engine.get()));
     const Released released;
     while (!ending->is_done()) ending->wait(1000);
   }
@@ -35,9 +42,12 @@ Session& idle(PySession& self) {
 template <class T>
 T run_on(PySession& self, std::function<Result<T>(Session&)> body) {
   idle(self);
-  return run<T>([engine = self.engine, session = self.session,
-                 body = std::move(body)](const std::stop_token&) { return body(*session); },
-                &self.call);
+  return run<T>(
+      Needed::of(self.engine.get()),
+      [engine = self.engine, session = self.session, body = std::move(body)](const std::stop_token&) {
+        return body(*session);
+      },
+      &self.call);
 }
 
 PySession of(const std::shared_ptr<Engine>& engine, Session session, const nb::list& tools) {
@@ -145,7 +155,9 @@ PySession made(const PyEngine& engine, std::string instructions, const nb::objec
                                .strict = of_tools.strict,
                                .messages = messages_of(messages),
                                .pin = pin};
-  return of(owner, run<Session>([owner, options](const std::stop_token&) { return Session::create(*owner, options); }),
+  return of(owner,
+            run<Session>(Needed::of(owner.get()),
+                         [owner, options](const std::stop_token&) { return Session::create(*owner, options); }),
             given);
 }
 
@@ -153,56 +165,71 @@ PySession loaded(const PyEngine& engine, const nb::object& path, const nb::objec
   const auto& owner = engine.use();
   const nb::list given = list_of(tools);
   return of(owner,
-            run<Session>([owner, file = path_of(path), wanted = tools_of(given), salt = std::move(salt)](
+            run<Session>(Needed::of(owner.get()),
+                         [owner, file = path_of(path), wanted = tools_of(given), salt = std::move(salt)](
                              const std::stop_token&) { return Session::load(*owner, file, wanted, salt); }),
             given);
 }
 
 template <class T>
-Stream begin(PySession& self, std::shared_ptr<Failure> failure, nb::object on_prefill,
-             std::function<Result<T>(Session&, const GenerateCallbacks&)> body) {
-  idle(self);
-  auto stream = stream_of<T>([engine = self.engine, session = self.session, body = std::move(body)](
-                                 const GenerateCallbacks& callbacks) { return body(*session, callbacks); },
-                             std::move(failure), std::move(on_prefill),
-                             [tools = self.tools](const std::string& question) { return answer(tools, question); });
-  self.call = stream.call();
-  return stream;
+Stream stream_of(PySession& self, const Asked& asked, nb::object on_prefill,
+                 std::function<Result<T>(Session&, const GenerateCallbacks&)> body) {
+  idle(self);  // to tell at once; by the time it begins that may have changed
+  Stream::Parts parts = parts_of<T>([engine = self.engine, session = self.session, body = std::move(body)](
+                                        const GenerateCallbacks& callbacks) { return body(*session, callbacks); },
+                                    asked, std::move(on_prefill));
+  parts.owner = nb::find(self);
+  parts.begin = [start = std::move(parts.begin)](nb::handle owner) {
+    auto& session = nb::cast<PySession&>(owner);
+    idle(session);
+    return session.call = start(owner);
+  };
+  parts.answer = [](nb::handle owner, const std::string& question) {
+    return answer(nb::cast<const PySession&>(owner).tools, question);
+  };
+  return Stream(std::move(parts));
 }
 
 Stream stream(PySession& self, std::string text, nb::object on_prefill, const nb::kwargs& kwargs) {
-  Asked all = asked(kwargs);
-  return begin<Reply>(
-      self, all.failure, std::move(on_prefill),
-      [text = std::move(text), options = std::move(all.options)](Session& session, const GenerateCallbacks& callbacks) {
+  const Asked all = asked(*self.engine, kwargs);
+  return stream_of<Reply>(
+      self, all, std::move(on_prefill),
+      [text = std::move(text), options = all.options](Session& session, const GenerateCallbacks& callbacks) {
         return session.stream(text, options, callbacks);
       });
 }
 
 Stream reply(PySession& self, nb::object on_prefill, const nb::kwargs& kwargs) {
-  Asked all = asked(kwargs);
-  return begin<Reply>(self, all.failure, std::move(on_prefill),
-                      [options = std::move(all.options)](Session& session, const GenerateCallbacks& callbacks) {
-                        return session.reply(options, callbacks);
-                      });
+  const Asked all = asked(*self.engine, kwargs);
+  return stream_of<Reply>(self, all, std::move(on_prefill),
+                          [options = all.options](Session& session, const GenerateCallbacks& callbacks) {
+                            return session.reply(options, callbacks);
+                          });
 }
 
 Stream run_tools(PySession& self, std::string text, int most_rounds, nb::object on_prefill, const nb::kwargs& kwargs) {
-  Asked all = asked(kwargs);
-  return begin<ToolsReply>(self, all.failure, std::move(on_prefill),
-                           [text = std::move(text), options = std::move(all.options), most_rounds](
-                               Session& session, const GenerateCallbacks& callbacks) {
-                             return session.run_tools(text, options, most_rounds, callbacks);
-                           });
+  const Asked all = asked(*self.engine, kwargs);
+  return stream_of<ToolsReply>(self, all, std::move(on_prefill),
+                               [text = std::move(text), options = all.options, most_rounds](
+                                   Session& session, const GenerateCallbacks& callbacks) {
+                                 return session.run_tools(text, options, most_rounds, callbacks);
+                               });
 }
 
 nb::object prewarm(PySession& self, nb::object on_prefill, const nb::kwargs& kwargs) {
-  Asked all = asked(kwargs);
-  return begin<int>(self, all.failure, std::move(on_prefill),
-                    [options = std::move(all.options)](Session& session, const GenerateCallbacks& callbacks) {
-                      return session.prewarm(options, callbacks);
-                    })
+  const Asked all = asked(*self.engine, kwargs);
+  return stream_of<int>(self, all, std::move(on_prefill),
+                        [options = all.options](Session& session, const GenerateCallbacks& callbacks) {
+                          return session.prewarm(options, callbacks);
+                        })
       .drain(nb::none());
+}
+
+std::string shown(const PySession& self) {
+  if (!self.session) return "Session(closed)";
+  if (self.call && !self.call->is_done()) return "Session(a call is under way)";
+  return "Session(" + std::to_string(self.session->turns()) + " turns, " +
+         std::to_string(self.session->transcript().size()) + " messages)";
 }
 
 PySession fork(PySession& self, bool same_draws) {
@@ -254,7 +281,8 @@ void bind_replies(nb::class_<PySession>& session) {
           "error the transcript is as it was. Callbacks and errors: as Engine.generate.")
       .def("stream", &stream, nb::arg("user_text"), nb::arg("on_prefill") = nb::none(), nb::arg("options"),
            nb::sig("def stream(self, user_text: str, " ON_PREFILL DALSEGNO_GENERATE_OPTIONS ") -> Stream"),
-           "The same as an iterator of text. Closed early, what was read of the reply stays in the transcript.")
+           "The same as an iterator of text, begun when it is first read. Closed early, what was read of the reply "
+           "stays in the transcript.")
       .def(
           "reply",
           [](PySession& self, const nb::object& on_text, nb::object on_prefill, const nb::kwargs& options) {
@@ -346,7 +374,8 @@ void bind_session(nb::module_& module) {
       "tool_choice: 'auto', 'required' (each reply is nothing but calls), 'none' or {'name': ...};\n"
       "strict: calls are well-formed and their arguments valid by the tool's parameters; one that\n"
       "cannot be enforced is refused. False: the model writes what it likes;\n"
-      "pin: what is cached stays while the session exists.");
+      "pin: what is cached stays while the session exists.",
+      nb::type_slots(kCollected<PySession>));
   session.def(
       "__init__",
       [](PySession* self, const PyEngine& engine, std::string instructions, const nb::object& messages,
@@ -388,6 +417,7 @@ void bind_session(nb::module_& module) {
             idle(self).tags() = std::set<std::string>(tags.begin(), tags.end());
           },
           "The caller's own words for a session; assign to change them.")
+      .def("__repr__", &shown)
       .def(
           "close", [](PySession& self) { self.session.reset(); }, "Lets go of what it holds.");
 }

@@ -1,15 +1,69 @@
-#include "bindings/python/python.hpp"
+#include "bindings/python/stream.hpp"
 
 namespace dalsegno::python {
 
-Stream::Stream(std::shared_ptr<Call> call, Take take, nb::object on_prefill, Answerer answerer)
-    : call_(std::move(call)),
-      take_(std::move(take)),
-      on_prefill_(std::move(on_prefill)),
-      answerer_(std::move(answerer)) {}
+// Of one read. Another thread's, or one from within a callback of this one, is refused.
+class Stream::Reading {
+ public:
+  explicit Reading(Stream& stream) : stream_(stream) { stream.open(); }
+  ~Reading() { stream_.close(); }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+
+ private:
+  Stream& stream_;
+};
+
+Stream::Stream(Parts parts) : parts_(std::move(parts)) {}
+
+Stream::Stream(Stream&& other) noexcept
+    : parts_(std::exchange(other.parts_, {})),
+      call_(std::move(other.call_)),
+      reading_(other.reading_),
+      ended_(other.ended_),
+      reply_(std::move(other.reply_)) {}
 
 Stream::~Stream() {
   if (call_ && !is_forked()) call_->cancel();  // one that nobody reads any more
+}
+
+void Stream::open() {
+  if (reading_) {
+    raise(
+        ErrorCode::invalid_argument,
+        "this stream is being read already, by another thread, task or callback; give each reader a stream of its own");
+  }
+  reading_ = true;
+}
+
+void Stream::close() {
+  reading_ = false;
+}
+
+Call& Stream::call() {
+  if (!call_) {
+    call_ = parts_.begin(parts_.owner);
+    parts_.begin = nullptr;
+  }
+  return *call_;
+}
+
+int Stream::event_fd() {
+  return checked_fd(call());
+}
+
+void Stream::cancel() {
+  if (call_) {
+    call_->cancel();
+  } else {
+    end();
+  }
+}
+
+// What it referred to is let go.
+void Stream::end() {
+  ended_ = true;
+  const Parts gone = std::exchange(parts_, {});  // whole, before anything of it can look back here
 }
 
 std::optional<std::string> Stream::handle(Call::Event event) {
@@ -17,12 +71,14 @@ std::optional<std::string> Stream::handle(Call::Event event) {
   try {
     if (event.kind == Kind::text) return std::move(event.text);
     if (event.kind == Kind::question) {
-      call_->answer(answerer_(event.text));
+      call_->answer(in_python([&] { return parts_.answer(parts_.owner, event.text); }));
     } else if (event.kind == Kind::done) {
-      ended_ = true;
-      reply_ = std::exchange(take_, nullptr)();
-    } else if (on_prefill_.is_valid() && !on_prefill_.is_none()) {
-      if (on_prefill_(event.done, event.total).is(nb::handle(Py_False))) call_->cancel();
+      const auto take = std::move(parts_.take);
+      end();
+      reply_ = take();
+    } else if (parts_.on_prefill.is_valid() && !parts_.on_prefill.is_none()) {
+      const nb::object answer = in_python([&] { return parts_.on_prefill(event.done, event.total); });
+      if (answer.is(nb::handle(Py_False))) call_->cancel();
     }
   } catch (...) {  // what a callback raises ends the call
     call_->cancel();
@@ -32,8 +88,10 @@ std::optional<std::string> Stream::handle(Call::Event event) {
 }
 
 std::optional<std::string> Stream::next() {
+  const Reading reading(*this);
   while (!ended_) {
-    if (auto text = handle(next_event(*call_))) return text;
+    const Awaits awaits(Needed::of(parts_.engine));
+    if (auto text = handle(next_event(call()))) return text;
   }
   return std::nullopt;
 }
@@ -41,7 +99,8 @@ std::optional<std::string> Stream::next() {
 nb::object Stream::poll() {
   refuse_if_forked();
   while (!ended_) {
-    std::optional<Call::Event> event = call_->wait(0);
+    { const Awaits awaits(Needed::of(parts_.engine)); }  // as the loop that polls will
+    std::optional<Call::Event> event = call().wait(0);
     if (!event) return nb::none();
     if (auto text = handle(std::move(*event))) return nb::cast(std::move(*text));
   }
@@ -52,7 +111,7 @@ nb::object Stream::drain(const nb::object& on_text) {
   while (const auto text = next()) {
     if (!on_text.is_valid() || on_text.is_none()) continue;
     try {
-      if (on_text(*text).is(nb::handle(Py_False))) call_->cancel();
+      if (in_python([&] { return on_text(*text); }).is(nb::handle(Py_False))) call_->cancel();
     } catch (...) {
       call_->cancel();
       throw;
@@ -63,8 +122,30 @@ nb::object Stream::drain(const nb::object& on_text) {
 
 nb::object Stream::reply() const {
   if (!ended_) raise(ErrorCode::invalid_argument, "the reply is not complete yet: read the stream to its end");
-  if (!reply_.is_valid()) raise(ErrorCode::invalid_argument, "there is no reply: it ended with an error");
+  if (!reply_.is_valid()) {
+    raise(ErrorCode::invalid_argument,
+          call_ ? "there is no reply: it ended with an error" : "there is no reply: it was closed before it was read");
+  }
   return reply_;
+}
+
+int Stream::traverse(visitproc visit, void* arg) const {
+  Py_VISIT(parts_.owner.ptr());
+  Py_VISIT(parts_.on_prefill.ptr());
+  if (parts_.processor) Py_VISIT(parts_.processor->ptr());
+  return parts_.failure ? parts_.failure->traverse(visit, arg) : 0;
+}
+
+void Stream::finalize() {
+  if (call_ && !is_forked()) call_->cancel();
+  if (!parts_.processor) return;
+  const auto processor = std::exchange(*parts_.processor, {});
+}
+
+void Stream::clear() {
+  const auto owner = std::exchange(parts_.owner, {});
+  const auto on_prefill = std::exchange(parts_.on_prefill, {});
+  const auto raised = parts_.failure ? parts_.failure->take() : nb::object();
 }
 
 GenerateCallbacks callbacks_of(Call& call) {
@@ -74,10 +155,11 @@ GenerateCallbacks callbacks_of(Call& call) {
 
 void bind_stream(nb::module_& module) {
   nb::class_<Stream>(
-      module, "Stream",
+      module, "Stream", nb::type_slots(kCollected<Stream>),
       "A reply as it comes: an iterator of new text, always whole characters, also `async for`.\n\n"
       "Leaving it (closing, or dropping the last reference) cancels the request; a `with` block closes.\n"
-      "Nothing is generated further ahead of the reader than a few tokens.")
+      "Nothing begins before it is first read, and nothing is generated further ahead of the reader than a\n"
+      "few tokens. One reader at a time: InvalidArgumentError for another one.")
       .def(
           "__iter__", [](nb::handle self) { return nb::borrow(self); }, nb::sig("def __iter__(self) -> Stream"))
       .def("__next__",
@@ -106,6 +188,8 @@ void bind_stream(nb::module_& module) {
                    "The whole reply. Errors: InvalidArgumentError (the stream has not been read to its end).")
       .def_prop_ro("has_ended", &Stream::has_ended, "True once all of it has been read.")
       .def("_poll", &Stream::poll, "New text, None (nothing yet) or True (the end), without waiting.")
+      .def("_open", &Stream::open, "Before the first _poll().")
+      .def("_close", &Stream::close, "After the last.")
       .def("_event_fd", &Stream::event_fd, "Readable when _poll() may have something.");
 }
 

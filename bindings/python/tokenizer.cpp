@@ -12,6 +12,18 @@ TokenId checked(const Tokenizer& self, TokenId id) {
   return id;
 }
 
+// What takes no longer than to hand it to another thread is done on this one. The rest waits as calls of an engine do,
+// so that Ctrl-C leaves it. size: in bytes or tokens; ten million of them take a second or two.
+template <class T>
+T worked(std::size_t size, std::function<Result<T>()> work) {
+  constexpr std::size_t kLong = 1 << 15;
+  if (size >= kLong) {
+    return run<T>(Needed::nothing(), [work = std::move(work)](const std::stop_token&) { return work(); });
+  }
+  const Released released;
+  return value_of(work());
+}
+
 }  // namespace
 
 void bind_tokenizer(nb::module_& module) {
@@ -22,27 +34,37 @@ void bind_tokenizer(nb::module_& module) {
           "__init__",
           [](Tokenizer* self, const nb::object& path) {
             const std::string file = path_of(path);
-            new (self) Tokenizer(run<Tokenizer>([file](const std::stop_token&) { return Tokenizer::open(file); }));
+            new (self) Tokenizer(
+                run<Tokenizer>(Needed::nothing(), [file](const std::stop_token&) { return Tokenizer::open(file); }));
           },
           nb::arg("path"), nb::sig("def __init__(self, path: str | os.PathLike[str]) -> None"))
       .def(
           "encode",
-          [](const Tokenizer& self, const std::string& text, bool special, bool bos) {
-            const Released released;
-            return value_of(self.encode(text, {.special = special, .bos = bos}));
+          [](const Tokenizer& self, std::string text, bool special, bool bos) {
+            const EncodeOptions options{.special = special, .bos = bos};
+            const std::size_t size = text.size();
+            return worked<std::vector<TokenId>>(
+                size, [self, text = std::move(text), options] { return self.encode(text, options); });
           },
           nb::arg("text"), nb::kw_only(), nb::arg("special") = false, nb::arg("bos") = false,
           "Text to token ids. special: control tokens such as <|im_start|> are recognised in the text; bos: what the\n"
           "model adds in front (usually BOS, or nothing) is added.")
       .def(
-          "decode", [](const Tokenizer& self, const nb::object& ids) { return value_of(self.decode(tokens_of(ids))); },
+          "decode",
+          [](const Tokenizer& self, const nb::object& ids) {
+            auto tokens = tokens_of(ids);
+            const std::size_t size = tokens.size();
+            return worked<std::string>(size, [self, tokens = std::move(tokens)] { return self.decode(tokens); });
+          },
           nb::arg("ids"), nb::sig("def decode(self, ids: collections.abc.Iterable[int]) -> str"),
           "Token ids to text; control tokens give none. Errors: InvalidArgumentError (an id outside the vocabulary).")
       .def(
           "render",
-          [](const Tokenizer& self, const std::string& messages_json, bool add_generation_prompt) {
-            const Released released;
-            return value_of(self.render(messages_json, add_generation_prompt));
+          [](const Tokenizer& self, std::string messages_json, bool add_generation_prompt) {
+            const std::size_t size = messages_json.size();
+            return worked<std::string>(size, [self, json = std::move(messages_json), add_generation_prompt] {
+              return self.render(json, add_generation_prompt);
+            });
           },
           nb::arg("messages_json"), nb::arg("add_generation_prompt") = true,
           "The chat template's text for messages as JSON: an array, or an object with \"messages\" and what else the\n"

@@ -95,7 +95,7 @@ void bind_memory(nb::module_& module) {
   module.def(
       "release_all",
       [] {
-        run<void>([](const std::stop_token&) -> Result<void> {
+        run<void>(Needed::all(), [](const std::stop_token&) -> Result<void> {
           release_all();
           return {};
         });

@@ -19,15 +19,20 @@ async def readable(fd: int) -> None:
 
 async def texts(stream):
     """The texts of a Stream. Leaving early cancels it."""
-    fd = stream._event_fd()
-    try:
-        while (text := stream._poll()) is not True:
-            if text is None:
-                await readable(fd)
-            else:
-                yield text
-    finally:
-        stream.cancel()
+    while True:
+        stream._open()  # where it raises, another task or thread reads, which goes on
+        try:
+            try:
+                while (text := stream._poll()) is None:
+                    await readable(stream._event_fd())
+            finally:
+                stream._close()
+            if text is True:
+                return
+            yield text
+        except BaseException:
+            stream.cancel()
+            raise
 
 
 async def result(stream, on_text=None):
@@ -36,6 +41,13 @@ async def result(stream, on_text=None):
         if on_text is not None and on_text(text) is False:
             stream.cancel()
     return stream.reply
+
+
+async def encoded(encode, prompt) -> list[int]:
+    """The token ids of a prompt. What may take long, all but short texts and ids, is done beside the event loop."""
+    is_short = isinstance(prompt, str) and len(prompt) < 1 << 15
+    are_ids = isinstance(prompt, (list, tuple)) and not (prompt and isinstance(prompt[0], dict))
+    return encode(prompt) if is_short or are_ids else await asyncio.to_thread(encode, prompt)
 
 
 class _Gathering:

@@ -50,7 +50,8 @@ class Model:
 
     async def generate_async(self, prompt, *, on_text=None, on_prefill=None, **options):
         """The Reply, awaited. Cancelling the task cancels the request."""
-        return await _aio.result(self.stream(prompt, on_prefill=on_prefill, **options), on_text)
+        ids = await _aio.encoded(self.encode, prompt)
+        return await _aio.result(self.stream(ids, on_prefill=on_prefill, **options), on_text)
 
     def explain(self, prompt, salt: str = ""):
         """What this prompt would reuse now, and why no more: an Explanation. Computes nothing."""

@@ -241,14 +241,15 @@ def test_requests_can_be_removed_and_their_caches_taken(model):
     assert batch.next() == []
 
 
-def test_what_a_processor_of_a_batch_raises_comes_out_of_next(model):
+def test_what_a_processor_of_a_batch_raises_comes_with_its_last_response(model):
     def fail(tokens, logits):
         raise ZeroDivisionError("mine")
 
     batch = model.batch()
     batch.insert([model.encode(TEXT)], logits_processor=fail)
+    (response,) = batch.next()
     with pytest.raises(ZeroDivisionError, match="mine"):
-        batch.next()
+        raise response.exception
 
 
 def test_log_probabilities_are_normalised_shared_and_read_only(cold):

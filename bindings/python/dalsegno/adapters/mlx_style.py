@@ -378,7 +378,7 @@ class BatchGenerator:
                     continue
                 if response.finish_reason == "error":
                     self._forget(response.uid)
-                    raise RuntimeError(response.error)
+                    raise RuntimeError(response.error) from response.exception
                 if not request.begun:
                     request.begun = True
                     prompts.append(PromptResponse(response.uid, (request.prompt_tokens,) * 2, True, True))
