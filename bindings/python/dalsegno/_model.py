@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from . import _aio
+from . import _aio, _arguments
 from ._dalsegno import BatchGenerator, Engine, LogprobCache, PromptCache, Session
 from ._models import find_model
 from ._progress import Bar
 
-Prompt = "str | Iterable[int] | Iterable[dict]"
+_WANTED = "text, a list of messages or a list of token ids"
 
 
 class Model:
@@ -28,13 +27,18 @@ class Model:
         self.tokenizer = engine.tokenizer
 
     def encode(self, prompt) -> list[int]:
-        """The token ids of a prompt. Errors: InvalidArgumentError (no chat template, or it refuses)."""
+        """The token ids of a prompt: a list of int.
+
+        Errors: TypeError (it is none), InvalidArgumentError (text that is no Unicode; messages without role or content; no
+        chat template, or it refuses).
+        """
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, special=True, bos=True)
-        items = list(prompt)
-        if items and isinstance(items[0], dict):
-            return self.tokenizer.encode(self.tokenizer.render(json.dumps(items), True), special=True)
-        return items
+            return self.tokenizer.encode(_arguments.text("prompt", prompt), special=True, bos=True)
+        items = _arguments.items("prompt", prompt, _WANTED)
+        if items and isinstance(items[0], Mapping):
+            messages = _arguments.as_json("prompt", _arguments.messages("prompt", items))
+            return self.tokenizer.encode(self.tokenizer.render(messages, True), special=True)
+        return _arguments.token_ids("prompt", items, _WANTED)
 
     def generate(self, prompt, *, on_text=None, on_prefill=None, progress: bool | None = None, **options):
         """The Reply to a prompt. Options: `dalsegno.options.GenerateOptions`; callbacks and errors: `Engine.generate`.
@@ -42,11 +46,11 @@ class Model:
         progress: a bar of the prompt's tokens done (tqdm's, if installed); None: at a terminal.
         """
         with Bar(progress, on_prefill) as bar:
-            return self.engine.generate(self.encode(prompt), on_text, bar, **options)
+            return self.engine.generate(self.encode(prompt), _arguments.told(on_text), bar, **options)
 
     def stream(self, prompt, *, on_prefill=None, **options):
         """The same as an iterator of text, a Stream."""
-        return self.engine.stream(self.encode(prompt), on_prefill, **options)
+        return self.engine.stream(self.encode(prompt), _arguments.told(on_prefill), **options)
 
     async def generate_async(self, prompt, *, on_text=None, on_prefill=None, **options):
         """The Reply, awaited. Cancelling the task cancels the request."""
@@ -58,7 +62,10 @@ class Model:
 
     def session(self, instructions: str = "", **options) -> Session:
         """A conversation; options as of Session."""
-        return Session(self.engine, instructions, **options)
+        for name, checked in (("messages", _arguments.messages), ("tools", _arguments.tools)):
+            if name in options:
+                options[name] = checked(name, options[name])
+        return Session(self.engine, _arguments.text("instructions", instructions), **options)
 
     def prompt_cache(self, prompt, salt: str = "") -> PromptCache:
         """The K/V of a prompt, computed and kept."""
