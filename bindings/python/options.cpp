@@ -134,7 +134,7 @@ std::string kind_of_array(nb::handle value) {
   const auto type = nb::cast<std::string>(value.type().attr("__name__"));
   if (!nb::hasattr(value, "shape") || !nb::hasattr(value, "dtype")) return "a value of type " + type;
   return "an array of shape " + shown(value.attr("shape")) + " and type " +
-         nb::cast<std::string>(nb::str(value.attr("dtype")));
+         nb::cast<std::string>(value.attr("dtype").attr("__str__")());
 }
 
 // Takes a row back. -inf, by which processors forbid a token, becomes the least float, which the engine's arithmetic

@@ -8,6 +8,7 @@ first use of a draft model, and a prompt cache stays with the engine that filled
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -370,7 +371,7 @@ class BatchGenerator:
         held = response.cache
         if reason is None:  # a stop of ours: the engine has gone on
             held = self._held(response.uid)
-            self._batches[self._where[response.uid]].remove(response.uid)
+            self._drop(response.uid)
         request.cache.put(held, request.tokens)
         made.prompt_cache, made.all_tokens = request.cache, list(request.tokens)
         self._forget(response.uid)
@@ -386,6 +387,10 @@ class BatchGenerator:
         if len(held) >= len(tokens):
             held.trim(len(held) - len(tokens) + 1)
         return held
+
+    def _drop(self, uid: int) -> None:
+        with contextlib.suppress(NotFoundError):  # it has ended, which its reader does not know yet
+            self._batches[self._where[uid]].remove(uid)
 
     def _forget(self, uid: int) -> None:
         del self._requests[uid], self._where[uid]
@@ -407,7 +412,7 @@ class BatchGenerator:
         caches = self.extract_cache(uids) if return_prompt_caches else {}
         for uid in uids:
             if uid in self._requests:
-                self._batches[self._where[uid]].remove(uid)
+                self._drop(uid)
                 self._forget(uid)
         return caches
 
