@@ -41,15 +41,25 @@ class Model:
         return _arguments.token_ids("prompt", items, _WANTED)
 
     def generate(self, prompt, *, on_text=None, on_prefill=None, progress: bool | None = None, **options):
-        """The Reply to a prompt. Options: `dalsegno.options.GenerateOptions`; callbacks and errors: `Engine.generate`.
+        """The Reply to a prompt: its text, ids ([reply_tokens] int), logprobs if asked for, finish_reason, usage and reuse.
 
-        progress: a bar of the prompt's tokens done (tqdm's, if installed); None: at a terminal.
+        prompt: text, a list of messages (dicts with role and content), or token ids, [n] int. on_text(text) gets whole
+        characters as they come, on_prefill(done, total) the prompt's tokens done; either ends the request by returning False.
+        progress: a bar of the prompt's tokens done (tqdm's, if installed); None: at a terminal. Options:
+        `dalsegno.options.GenerateOptions`, such as max_tokens (512), stop, temperature (0: greedy), seed, constraint.
+        Errors: TypeError (a prompt or option of another type, an option that there is none of), InvalidArgumentError (an
+        empty prompt, ids outside the vocabulary, more tokens than the context, an option out of range), ExhaustedError (can
+        never fit the budget), NumericError; what a callback raises.
         """
         with Bar(progress, on_prefill) as bar:
             return self.engine.generate(self.encode(prompt), _arguments.told(on_text), bar, **options)
 
     def stream(self, prompt, *, on_prefill=None, **options):
-        """The same as an iterator of text, a Stream."""
+        """The same as a Stream, an iterator of new text in whole characters, also `async for`; its `reply` is there at the end.
+
+        prompt, on_prefill, options and errors: as generate; errors of the engine come with the text that is read. Leaving it
+        early ends the request.
+        """
         return self.engine.stream(self.encode(prompt), _arguments.told(on_prefill), **options)
 
     async def generate_async(self, prompt, *, on_text=None, on_prefill=None, **options):
@@ -111,10 +121,10 @@ def load(path_or_name: str | os.PathLike, **options) -> Model:
 
 
 def generate(model: Model, prompt, **options):
-    """`model.generate(prompt, **options)`."""
+    """`model.generate(prompt, **options)`: the Reply to text, messages or token ids; arguments and errors are those."""
     return model.generate(prompt, **options)
 
 
 def stream_generate(model: Model, prompt, **options):
-    """`model.stream(prompt, **options)`."""
+    """`model.stream(prompt, **options)`: a Stream of text for text, messages or token ids; arguments and errors are those."""
     return model.stream(prompt, **options)

@@ -333,7 +333,8 @@ class BatchGenerator:
         return uids
 
     def next(self) -> tuple[list[PromptResponse], list[Response]]:
-        """What is new: prompts that were computed, and tokens. Both are empty once no request is left."""
+        """What is new: prompts that were computed, and tokens. Both lists are empty once no request is left; the tuple of them
+        is true even then, so loop over next_generated()."""
         prompts, responses = [], []
         for key in {self._where[uid] for uid in self._requests}:
             for response in self._batches[key].next():
@@ -342,7 +343,7 @@ class BatchGenerator:
                     continue
                 if response.finish_reason == "error":
                     self._forget(response.uid)
-                    raise RuntimeError(response.error)
+                    raise response.exception
                 if not request.begun:
                     request.begun = True
                     prompts.append(PromptResponse(response.uid, (request.prompt_tokens,) * 2, True, True))
@@ -515,10 +516,17 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
                     prefill_step_size: int = 2048, kv_bits: int | None = None, kv_group_size: int = 64,
                     quantized_kv_start: int = 5000, prompt_progress_callback=None, num_draft_tokens: int | None = None,
                     ) -> Generator[GenerationResponse, None, None]:
-    """Yields a GenerationResponse for each token of the reply. prompt_cache changes in place.
+    """Yields a GenerationResponse for each token of the reply.
 
+    prompt: text or token ids, [n] int. max_tokens: of the reply; -1: no limit. sampler: make_sampler's, or a function of
+    log-probabilities [1, vocabulary] that gives a token id. logits_processors: make_logits_processors', or functions of token
+    ids [n] and logits [1, vocabulary] float32 that give logits; -inf forbids a token. max_kv_size: tokens attended to.
+    prompt_cache: gone on from, and changed in place. prefill_step_size: most prompt tokens per step. kv_bits: 8 or 4.
+    prompt_progress_callback(done, total), in tokens: before the prompt is computed and after.
     draft_model: as Model.guess_with; how many tokens it guesses at a time is measured, so num_draft_tokens says nothing,
     and from_draft is always False.
+    Errors: TypeError (a prompt of another type), ValueError (an empty prompt, ids outside the vocabulary, logits that cannot
+    be drawn from), ExhaustedError.
     """
     if draft_model is not None:
         model.guess_with(draft_model)
@@ -557,7 +565,8 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
 
 
 def generate(model: Model, tokenizer, prompt, verbose: bool = False, **options) -> str:
-    """The reply's text; options: of stream_generate."""
+    """The reply's text. prompt: text or token ids; verbose: prints it as it comes, and its speed; options and errors: of
+    stream_generate."""
     text = ""
     for response in stream_generate(model, tokenizer, prompt, **options):
         if verbose:
