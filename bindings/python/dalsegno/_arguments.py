@@ -70,8 +70,11 @@ def _is_whole(value) -> bool:
     return True
 
 
-def messages(name: str, value) -> list[dict]:
-    """Messages for a chat template: dicts with role and content. Errors: TypeError, InvalidArgumentError."""
+def messages(name: str, value, plain: bool = False) -> list[dict]:
+    """Messages for a chat template: dicts with role and content. plain: as a Session keeps them, whose content is text.
+
+    Errors: TypeError, InvalidArgumentError.
+    """
     wanted = "a list of messages, dicts with role and content"
     given = items(name, value, wanted)
     for place, message in enumerate(given):
@@ -82,11 +85,12 @@ def messages(name: str, value) -> list[dict]:
             raise InvalidArgumentError(f"{where} has no role; give it one, such as 'user'")
         text(f"{where}, role", message["role"])
         content = message.get("content")
-        if content is None and message.get("tool_calls"):
+        if not plain and content is None and message.get("tool_calls"):
             continue  # an assistant that only calls
         if "content" not in message:
             raise InvalidArgumentError(f"{where} has no content; give it a text")
-        if not isinstance(content, (list, tuple)):  # parts, which some templates know
+        text(f"{where}, name", message.get("name", "") if plain else "")
+        if plain or not isinstance(content, (list, tuple)):  # parts, which some templates know
             text(f"{where}, content", content)
     return [dict(message) for message in given]
 

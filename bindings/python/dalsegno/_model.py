@@ -72,9 +72,10 @@ class Model:
 
     def session(self, instructions: str = "", **options) -> Session:
         """A conversation; options as of Session."""
-        for name, checked in (("messages", _arguments.messages), ("tools", _arguments.tools)):
-            if name in options:
-                options[name] = checked(name, options[name])
+        if "messages" in options:
+            options["messages"] = _arguments.messages("messages", options["messages"], plain=True)
+        if "tools" in options:
+            options["tools"] = _arguments.tools("tools", options["tools"])
         return Session(self.engine, _arguments.text("instructions", instructions), **options)
 
     def prompt_cache(self, prompt, salt: str = "") -> PromptCache:

@@ -180,6 +180,8 @@ def test_sessions_of_a_model(model):
         refused(lambda: model.session(wrong), "instructions")
     refused(lambda: model.session(messages=[{"role": "user", "content": None}]), "messages: message 0, content")
     refused(lambda: model.session(messages=[{"role": 5, "content": "hi"}]), "messages: message 0, role")
+    refused(lambda: model.session(messages=[{"role": "user", "content": ["hi"]}]), "messages: message 0, content")
+    refused(lambda: model.session(messages=[{"role": "user", "content": "hi", "name": 5}]), "messages: message 0, name")
     refused(lambda: model.session(tools=[{"description": "nameless"}]), "tool 0 has no name")
     assert model.session(messages=[{"role": "user", "content": "hi"}]).turns == 1
 
