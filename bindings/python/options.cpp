@@ -145,9 +145,9 @@ void take(std::span<const float> given, std::span<float> logits) {
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const float logit = given[i];
     if (std::isnan(logit) || logit == kInfinity) {
-      raise(ErrorCode::invalid_argument,
-            std::string("logits_processor: it left ") + (std::isnan(logit) ? "NaN" : "+inf") +
-                " as the logit of token " + std::to_string(i) + "; finite numbers, or -inf to forbid it, are wanted");
+      raise(ErrorCode::invalid_argument, std::string("logits_processor: it left ") +
+                                             (std::isnan(logit) ? "NaN" : "+inf") + " as the logit of token " +
+                                             std::to_string(i) + "; finite numbers, or -inf to forbid it, are wanted");
     }
     any = any || logit != -kInfinity;
     logits[i] = std::max(logit, std::numeric_limits<float>::lowest());
@@ -386,7 +386,8 @@ void set_quotas(EngineOptions& options, const char* option, nb::handle value) {
   options.quotas.clear();
   if (!nb::isinstance<nb::dict>(value)) refuse(option, kWanted, value);
   for (const auto& [salt, bytes] : nb::cast<nb::dict>(value)) {
-    options.quotas[cast_option<std::string>(option, salt, kWanted)] = cast_option<std::uint64_t>(option, bytes, kWanted);
+    options.quotas[cast_option<std::string>(option, salt, kWanted)] =
+        cast_option<std::uint64_t>(option, bytes, kWanted);
   }
 }
 
