@@ -21,11 +21,12 @@ impl GrammarTokens {
     }
 
     fn encode(&self, text: &str) -> Vec<TokenId> {
-        match self.vocabulary.encode_rest(text) {
-            // Unknown characters and missing bytes would be lost.
-            Ok(ids) if self.trie.decode_raw(&ids) == text.as_bytes() => ids,
-            _ => self.trie.greedy_tokenize(text.as_bytes()),
+        let ids = self.vocabulary.encode_rest(text);
+        // Unknown characters and missing bytes would be lost.
+        if self.trie.decode_raw(&ids) == text.as_bytes() {
+            return ids;
         }
+        self.trie.greedy_tokenize(text.as_bytes())
     }
 }
 

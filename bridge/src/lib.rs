@@ -14,6 +14,7 @@ mod grammar_gbnf;
 mod grammar_test;
 mod grammar_texts;
 mod grammar_tokens;
+mod pair_merges;
 mod pattern_check;
 mod schema_check;
 mod schema_compound;

@@ -87,7 +87,7 @@ impl Vocabulary {
         let mut ids = Vec::new();
         ids.extend(self.first.filter(|_| add));
         match &self.model {
-            Model::ByteLevel(model) => model.encode(&text, special, &mut ids)?,
+            Model::ByteLevel(model) => model.encode(&text, special, &mut ids),
             Model::SentencePiece(model) => model.encode(&text, special, &mut ids),
         }
         ids.extend(self.last.filter(|_| add));
@@ -95,13 +95,13 @@ impl Vocabulary {
     }
 
     /// A text that goes on from another, without control tokens. Requires: at most LONGEST_TEXT bytes.
-    pub fn encode_rest(&self, text: &str) -> Result<Vec<u32>, Failure> {
+    pub fn encode_rest(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
         match &self.model {
-            Model::ByteLevel(model) => model.encode(text, false, &mut ids)?,
+            Model::ByteLevel(model) => model.encode(text, false, &mut ids),
             Model::SentencePiece(model) => model.encode_rest(text, &mut ids),
         }
-        Ok(ids)
+        ids
     }
 }
 
