@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <span>
 
 #include "bindings/python/python.hpp"
@@ -9,14 +11,35 @@
 namespace dalsegno::python {
 namespace {
 
+// What was given, for a sentence: cut off where it is long.
+std::string shown(nb::handle value) {
+  constexpr std::size_t kMost = 80;
+  std::string text = nb::cast<std::string>(nb::module_::import_("builtins").attr("ascii")(value));
+  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
+  return text;
+}
+
+[[noreturn]] void refuse(const char* name, const char* wanted, nb::handle value) {
+  throw nb::type_error((std::string(name) + ": " + wanted + " is wanted, not " + shown(value)).c_str());
+}
+
 template <class T>
 T cast_option(const char* name, nb::handle value, const char* wanted) {
   T cast{};
-  if (!nb::try_cast(value, cast)) {
-    throw nb::type_error(
-        (std::string(name) + ": " + wanted + " is wanted, not " + nb::cast<std::string>(nb::repr(value))).c_str());
+  if (nb::try_cast(value, cast)) return cast;
+  if (nb::isinstance<nb::str>(value) && std::is_same_v<T, std::string>) {
+    raise(ErrorCode::invalid_argument, std::string(name) + ": " + shown(value) +
+                                           " holds half of a surrogate pair, which is no character; leave it out");
   }
-  return cast;
+  refuse(name, wanted, value);
+}
+std::vector<std::string> texts_of(const char* name, nb::handle value, const char* wanted) {
+  if (nb::isinstance<nb::str>(value) || nb::isinstance<nb::bytes>(value) || PySequence_Check(value.ptr()) == 0) {
+    refuse(name, wanted, value);
+  }
+  std::vector<std::string> texts;
+  for (const nb::handle item : nb::iter(value)) texts.push_back(cast_option<std::string>(name, item, wanted));
+  return texts;
 }
 
 template <class T>
@@ -24,14 +47,19 @@ constexpr const char* wanted_of() {
   if constexpr (std::is_same_v<T, bool>) return "True or False";
   if constexpr (std::is_integral_v<T>) return "a whole number in range";
   if constexpr (std::is_floating_point_v<T>) return "a number";
-  if constexpr (std::is_same_v<T, std::string>) return "text";
-  return "a list of the documented form";
+  return "text";
 }
 
 struct Row {
   const char* name;
   void (*set)(Asked& asked, const char* name, nb::handle value);
 };
+
+// None: as if it were not given.
+template <void (*Set)(Asked&, const char*, nb::handle)>
+void set_unless_none(Asked& asked, const char* name, nb::handle value) {
+  if (!value.is_none()) Set(asked, name, value);
+}
 
 // A field of GenerateOptions, or of one of its parts.
 template <auto Field>
@@ -51,36 +79,71 @@ constexpr auto kSampling = set_part<&GenerateOptions::sampling, Field>;
 
 // One text stands for a list of it.
 void set_stop(Asked& asked, const char* name, nb::handle value) {
-  if (nb::isinstance<nb::str>(value)) {
-    asked.options.stop = {nb::cast<std::string>(value)};
-  } else {
-    asked.options.stop = cast_option<std::vector<std::string>>(name, value, "text or a list of texts");
-  }
+  constexpr const char* kWanted = "text or a list of texts";
+  asked.options.stop = nb::isinstance<nb::str>(value) ? std::vector{cast_option<std::string>(name, value, kWanted)}
+                                                      : texts_of(name, value, kWanted);
+}
+
+void set_dry_breakers(Asked& asked, const char* name, nb::handle value) {
+  asked.options.sampling.dry_breakers = texts_of(name, value, "a list of texts");
 }
 
 void set_logit_bias(Asked& asked, const char* name, nb::handle value) {
+  constexpr const char* kWanted = "a dict or a list of (token id, number)";
   asked.options.sampling.logit_bias.clear();
   const nb::object pairs = nb::hasattr(value, "items") ? value.attr("items")() : nb::borrow(value);
+  if (!nb::hasattr(pairs, "__iter__")) refuse(name, kWanted, value);
   for (const nb::handle pair : nb::iter(pairs)) {
-    asked.options.sampling.logit_bias.push_back(
-        cast_option<std::pair<TokenId, float>>(name, pair, "a dict or a list of (token id, number)"));
+    asked.options.sampling.logit_bias.push_back(cast_option<std::pair<TokenId, float>>(name, pair, kWanted));
+  }
+}
+
+// What came back instead of logits, for a sentence.
+std::string kind_of_array(nb::handle value) {
+  const auto type = nb::cast<std::string>(value.type().attr("__name__"));
+  if (!nb::hasattr(value, "shape") || !nb::hasattr(value, "dtype")) return "a value of type " + type;
+  return "an array of shape " + shown(value.attr("shape")) + " and type " +
+         nb::cast<std::string>(value.attr("dtype").attr("__str__")());
+}
+
+// Takes a row back. -inf, by which processors forbid a token, becomes the least float, which the engine's arithmetic
+// can work with.
+void take(std::span<const float> given, std::span<float> logits) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  bool any = false;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const float logit = given[i];
+    if (std::isnan(logit) || logit == kInfinity) {
+      raise(ErrorCode::invalid_argument, std::string("logits_processor: it left ") +
+                                             (std::isnan(logit) ? "NaN" : "+inf") + " as the logit of token " +
+                                             std::to_string(i) + "; finite numbers, or -inf to forbid it, are wanted");
+    }
+    any = any || logit != -kInfinity;
+    logits[i] = std::max(logit, std::numeric_limits<float>::lowest());
+  }
+  if (!any) {
+    raise(ErrorCode::invalid_argument,
+          "logits_processor: it forbade every token, by -inf everywhere; one at least must be left");
   }
 }
 
 // The processor works on copies, which it may keep: the row itself is the engine's.
 void process(const nb::object& callable, std::span<const TokenId> tokens, std::span<float> logits) {
+  using Array = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
   const auto row = std::make_shared<std::vector<float>>(logits.begin(), logits.end());
   const nb::object returned =
       callable(array_of(std::make_shared<std::vector<TokenId>>(tokens.begin(), tokens.end())), array_of(row));
   if (returned.is_none()) {
-    std::ranges::copy(*row, logits.begin());
+    take(*row, logits);
     return;
   }
-  const auto given = nb::cast<nb::ndarray<const float, nb::ndim<1>, nb::device::cpu, nb::c_contig>>(returned);
-  if (given.shape(0) != logits.size()) {
-    throw nb::value_error("a logits processor returned an array of another size than the vocabulary");
+  Array given;
+  if (!nb::try_cast(returned, given) || given.shape(0) != logits.size()) {
+    raise(ErrorCode::invalid_argument, "logits_processor: it returned " + kind_of_array(returned) +
+                                           "; an array of the vocabulary's size [" + std::to_string(logits.size()) +
+                                           "] and type float32, or None for logits changed in place, is wanted");
   }
-  std::copy_n(given.data(), logits.size(), logits.begin());
+  take({given.data(), logits.size()}, logits);
 }
 
 void set_processor(Asked& asked, const char* /*name*/, nb::handle value) {
@@ -89,7 +152,7 @@ void set_processor(Asked& asked, const char* /*name*/, nb::handle value) {
     asked.processor = nullptr;
     return;
   }
-  if (PyCallable_Check(value.ptr()) == 0) throw nb::type_error("logits_processor: a callable is wanted");
+  if (PyCallable_Check(value.ptr()) == 0) refuse("logits_processor", "a callable (tokens, logits)", value);
   asked.processor = shared_object(nb::borrow(value));
   asked.options.logits_processor = [held = asked.processor, failure = asked.failure, engine = asked.engine](
                                        std::span<const TokenId> tokens, std::span<float> logits) {
@@ -104,10 +167,11 @@ void set_processor(Asked& asked, const char* /*name*/, nb::handle value) {
     } catch (nb::python_error& error) {
       failure->set(error);
       throw std::runtime_error("the logits processor raised an exception");
-    } catch (const nb::builtin_exception& error) {
-      PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const Raised& raised) {
+      const nb::object exception = exception_of(raised.error);
+      PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
       failure->set(nb::python_error());
-      throw std::runtime_error("the logits processor returned something else");
+      throw;
     }
   };
 }
@@ -122,12 +186,27 @@ Constraint::Kind kind_of(const std::string& kind) {
       ("constraint: there is no kind '" + kind + "'; dalsegno.constraints makes all there are").c_str());
 }
 
+// The most bytes of a definition, as bridge/src/grammar.rs has them, which looks only once there is memory to compile
+// it: beyond them it is not the memory that is wrong.
+void check_size(const Constraint& constraint) {
+  using Kind = Constraint::Kind;
+  const std::size_t most = constraint.kind == Kind::regex     ? std::size_t{1} << 14
+                           : constraint.kind == Kind::lark    ? std::size_t{1} << 16
+                           : constraint.kind == Kind::choices ? std::size_t{1} << 18
+                                                              : std::size_t{1} << 20;
+  std::size_t size = constraint.text.size();
+  for (const std::string& choice : constraint.choices) size += choice.size();
+  if (size <= most) return;
+  raise(ErrorCode::invalid_argument, "constraint: its definition has " + std::to_string(size) + " bytes, and " +
+                                         std::to_string(most) + " are the limit; make it shorter");
+}
+
 void set_constraint(Asked& asked, const char* name, nb::handle value) {
   asked.options.constraint.reset();
   if (value.is_none()) return;
   constexpr const char* kWanted = "what a function of dalsegno.constraints returns";
   if (!nb::isinstance<nb::dict>(value) || !nb::cast<nb::dict>(value).contains("kind")) {
-    throw nb::type_error((std::string(name) + ": " + kWanted + " is wanted").c_str());
+    refuse(name, kWanted, value);
   }
   Constraint constraint;
   for (const auto& [key, part] : nb::cast<nb::dict>(value)) {
@@ -135,15 +214,16 @@ void set_constraint(Asked& asked, const char* name, nb::handle value) {
     if (field == "kind") {
       constraint.kind = kind_of(cast_option<std::string>(name, part, kWanted));
     } else if (field == "text") {
-      constraint.text = cast_option<std::string>(name, part, "text");
+      constraint.text = cast_option<std::string>("constraint text", part, "text");
     } else if (field == "choices") {
-      constraint.choices = cast_option<std::vector<std::string>>(name, part, "a list of texts");
+      constraint.choices = texts_of("constraint choices", part, "a list of texts");
     } else if (field == "continues") {
       constraint.continues = cast_option<int>(name, part, wanted_of<int>());
     } else {
       throw nb::type_error(("constraint: there is no part '" + field + "'").c_str());
     }
   }
+  check_size(constraint);
   asked.options.constraint = std::move(constraint);
 }
 
@@ -168,8 +248,8 @@ void set_speculation(Asked& asked, const char* option, nb::handle value) {
 }
 
 constexpr Row kRows[] = {
-    {"max_tokens", set_field<&GenerateOptions::max_tokens>},
-    {"stop", set_stop},
+    {"max_tokens", set_unless_none<set_field<&GenerateOptions::max_tokens>>},
+    {"stop", set_unless_none<set_stop>},
     {"constraint", set_constraint},
     {"tool_choice", set_tool_choice},
     {"logits_processor", set_processor},
@@ -191,9 +271,9 @@ constexpr Row kRows[] = {
     {"dry_base", kSampling<&SamplingOptions::dry_base>},
     {"dry_allowed_length", kSampling<&SamplingOptions::dry_allowed_length>},
     {"dry_last", kSampling<&SamplingOptions::dry_last>},
-    {"dry_breakers", kSampling<&SamplingOptions::dry_breakers>},
+    {"dry_breakers", set_dry_breakers},
     {"logit_bias", set_logit_bias},
-    {"seed", kSampling<&SamplingOptions::seed>},
+    {"seed", set_unless_none<kSampling<&SamplingOptions::seed>>},
     {"stream", kSampling<&SamplingOptions::stream>},
     {"priority", set_part<&GenerateOptions::retention, &Retention::priority>},
     {"ttl_seconds", set_part<&GenerateOptions::retention, &Retention::ttl_seconds>},
@@ -215,9 +295,16 @@ void set_engine(EngineOptions& options, const char* name, nb::handle value) {
 template <class Set>
 void each_item(const char* option, nb::handle dict, Set&& set) {
   for (const auto& [key, value] : nb::cast<nb::dict>(dict)) {
-    const auto name = nb::cast<std::string>(key);
+    const auto name = cast_option<std::string>(option, key, "a dict whose keys are names");
     if (!set(name, value)) throw nb::type_error((std::string(option) + ": there is no '" + name + "' in it").c_str());
   }
+}
+
+// Formats of codes are numbers too.
+nb::object format_of(const char* option, nb::handle value, const char* wanted) {
+  if (nb::isinstance<nb::str>(value)) return nb::borrow(value);
+  if (!nb::isinstance<nb::int_>(value)) refuse(option, wanted, value);
+  return nb::str(value);
 }
 
 // "bf16", 8, or a dict of KvOptions.
@@ -225,12 +312,12 @@ void set_kv(EngineOptions& options, const char* option, nb::handle value) {
   constexpr std::array kFormats{KvFormat::bf16, KvFormat::f32, KvFormat::q8, KvFormat::q4};
   KvOptions& kv = options.kv;
   if (!nb::isinstance<nb::dict>(value)) {
-    kv.format = named(option, nb::str(value), kFormats);
+    kv.format = named(option, format_of(option, value, "a format ('bf16', 'f32', 8 or 4) or a dict"), kFormats);
     return;
   }
   each_item(option, value, [&](const std::string& name, nb::handle item) {
     if (name == "format") {
-      kv.format = named("kv format", nb::str(item), kFormats);
+      kv.format = named("kv format", format_of("kv format", item, "'bf16', 'f32', 8 or 4"), kFormats);
       return true;
     }
     int* const field = name == "group_size" ? &kv.group_size
@@ -270,9 +357,12 @@ void set_memory(EngineOptions& options, const char* option, nb::handle value) {
 }
 
 void set_quotas(EngineOptions& options, const char* option, nb::handle value) {
+  constexpr const char* kWanted = "a dict of salts to bytes";
   options.quotas.clear();
+  if (!nb::isinstance<nb::dict>(value)) refuse(option, kWanted, value);
   for (const auto& [salt, bytes] : nb::cast<nb::dict>(value)) {
-    options.quotas[nb::cast<std::string>(salt)] = cast_option<std::uint64_t>(option, bytes, "a dict of salts to bytes");
+    options.quotas[cast_option<std::string>(option, salt, kWanted)] =
+        cast_option<std::uint64_t>(option, bytes, kWanted);
   }
 }
 

@@ -61,7 +61,9 @@ void bind_reply(nb::module_& module) {
           "Natural logarithms of the probabilities of `ids`, [len(ids)] float64, if asked for; read-only, not copied.")
       .def_prop_ro(
           "finish_reason", [](const Reply& self) { return name(self.finish_reason); },
-          "'stop', 'length', 'cancelled' or 'deadline'.")
+          "'stop', 'length', 'cancelled', 'deadline', or 'dead_end': the text of the constraint is not whole, but "
+          "other\n"
+          "options forbid every token that it allows.")
       .def_ro("usage", &Reply::usage, "What it took, in tokens.")
       .def_ro("reuse", &Reply::reuse, "What of the prompt was reused, and why no more.")
       .def_ro("ttft_ms", &Reply::ttft_ms, "Milliseconds to the first token.")

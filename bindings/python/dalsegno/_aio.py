@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 
+from . import _arguments
+
 
 async def readable(fd: int) -> None:
     """Waits until `fd` is readable."""
@@ -38,7 +40,7 @@ async def texts(stream):
 async def result(stream, on_text=None):
     """Reads a Stream to its end and gives its reply."""
     async for text in texts(stream):
-        if on_text is not None and on_text(text) is False:
+        if on_text is not None and _arguments.ends(on_text(text)):
             stream.cancel()
     return stream.reply
 
@@ -90,7 +92,7 @@ async def next_token_logprobs(cache, prompt):
     gathering = of_loop.setdefault(cache, None) or _Gathering(cache)
     of_loop[cache] = gathering
     future = loop.create_future()
-    gathering.prompts.append(list(prompt))
+    gathering.prompts.append(_arguments.token_ids("prompt", prompt))
     gathering.futures.append(future)
     if len(gathering.prompts) == 1:
         loop.call_soon(lambda: _keep(loop.create_task(gathering.answer())))

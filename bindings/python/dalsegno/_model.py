@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from . import _aio
+from . import _aio, _arguments
 from ._dalsegno import BatchGenerator, Engine, LogprobCache, PromptCache, Session
 from ._models import find_model
 from ._progress import Bar
 
-Prompt = "str | Iterable[int] | Iterable[dict]"
+_WANTED = "text, a list of messages or a list of token ids"
 
 
 class Model:
@@ -28,25 +27,40 @@ class Model:
         self.tokenizer = engine.tokenizer
 
     def encode(self, prompt) -> list[int]:
-        """The token ids of a prompt. Errors: InvalidArgumentError (no chat template, or it refuses)."""
+        """The token ids of a prompt: a list of int.
+
+        Errors: TypeError (it is none), InvalidArgumentError (text that is no Unicode; messages without role or content; no
+        chat template, or it refuses).
+        """
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, special=True, bos=True)
-        items = list(prompt)
-        if items and isinstance(items[0], dict):
-            return self.tokenizer.encode(self.tokenizer.render(json.dumps(items), True), special=True)
-        return items
+            return self.tokenizer.encode(_arguments.text("prompt", prompt), special=True, bos=True)
+        items = _arguments.items("prompt", prompt, _WANTED)
+        if items and isinstance(items[0], Mapping):
+            messages = _arguments.as_json("prompt", _arguments.messages("prompt", items))
+            return self.tokenizer.encode(self.tokenizer.render(messages, True), special=True)
+        return _arguments.token_ids("prompt", items, _WANTED)
 
     def generate(self, prompt, *, on_text=None, on_prefill=None, progress: bool | None = None, **options):
-        """The Reply to a prompt. Options: `dalsegno.options.GenerateOptions`; callbacks and errors: `Engine.generate`.
+        """The Reply to a prompt: its text, ids ([reply_tokens] int), logprobs if asked for, finish_reason, usage and reuse.
 
-        progress: a bar of the prompt's tokens done (tqdm's, if installed); None: at a terminal.
+        prompt: text, a list of messages (dicts with role and content), or token ids, [n] int. on_text(text) gets whole
+        characters as they come, on_prefill(done, total) the prompt's tokens done; either ends the request by returning False.
+        progress: a bar of the prompt's tokens done (tqdm's, if installed); None: at a terminal. Options:
+        `dalsegno.options.GenerateOptions`, such as max_tokens (512), stop, temperature (0: greedy), seed, constraint.
+        Errors: TypeError (a prompt or option of another type, an option that there is none of), InvalidArgumentError (an
+        empty prompt, ids outside the vocabulary, more tokens than the context, an option out of range), ExhaustedError (can
+        never fit the budget), NumericError; what a callback raises.
         """
         with Bar(progress, on_prefill) as bar:
-            return self.engine.generate(self.encode(prompt), on_text, bar, **options)
+            return self.engine.generate(self.encode(prompt), _arguments.told(on_text), bar, **options)
 
     def stream(self, prompt, *, on_prefill=None, **options):
-        """The same as an iterator of text, a Stream."""
-        return self.engine.stream(self.encode(prompt), on_prefill, **options)
+        """The same as a Stream, an iterator of new text in whole characters, also `async for`; its `reply` is there at the end.
+
+        prompt, on_prefill, options and errors: as generate; errors of the engine come with the text that is read. Leaving it
+        early ends the request.
+        """
+        return self.engine.stream(self.encode(prompt), _arguments.told(on_prefill), **options)
 
     async def generate_async(self, prompt, *, on_text=None, on_prefill=None, **options):
         """The Reply, awaited. Cancelling the task cancels the request."""
@@ -59,7 +73,11 @@ class Model:
 
     def session(self, instructions: str = "", **options) -> Session:
         """A conversation; options as of Session."""
-        return Session(self.engine, instructions, **options)
+        if "messages" in options:
+            options["messages"] = _arguments.messages("messages", options["messages"], plain=True)
+        if "tools" in options:
+            options["tools"] = _arguments.tools("tools", options["tools"])
+        return Session(self.engine, _arguments.text("instructions", instructions), **options)
 
     def prompt_cache(self, prompt, salt: str = "") -> PromptCache:
         """The K/V of a prompt, computed and kept."""
@@ -105,10 +123,10 @@ def load(path_or_name: str | os.PathLike, **options) -> Model:
 
 
 def generate(model: Model, prompt, **options):
-    """`model.generate(prompt, **options)`."""
+    """`model.generate(prompt, **options)`: the Reply to text, messages or token ids; arguments and errors are those."""
     return model.generate(prompt, **options)
 
 
 def stream_generate(model: Model, prompt, **options):
-    """`model.stream(prompt, **options)`."""
+    """`model.stream(prompt, **options)`: a Stream of text for text, messages or token ids; arguments and errors are those."""
     return model.stream(prompt, **options)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from ._arguments import told
+
 
 class Bar:
     """Callable as on_prefill(done, total). wanted: True, False, or None (at a terminal). Nothing is shown of what takes
     less than half a second."""
 
     def __init__(self, wanted: bool | None = None, then=None):
-        self._then = then
+        self._then = told(then)
         self._bar = None
         self._tqdm = None
         if wanted or (wanted is None and sys.stderr.isatty()):

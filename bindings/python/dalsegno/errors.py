@@ -1,5 +1,21 @@
 """What goes wrong, as exceptions. Each carries the sentence that the engine wrote."""
 
+import re
+
+# The engine's sentences name options as the command line does, and calls as C++ does.
+_IN_PYTHON = {
+    "--memory": "'memory'",
+    "--context": "'context'",
+    "--max-tokens": "'max_tokens'",
+    "--kv": "'kv'",
+    "--kv-group": "kv 'group_size'",
+    "--kv-start": "kv 'start'",
+    "--max-kv": "kv 'max_size'",
+    "--keep": "kv 'keep'",
+    "Session::create": "Session()",
+}
+_FOREIGN = re.compile("(?<![\\w-])(" + "|".join(map(re.escape, _IN_PYTHON)) + ")(?![\\w-])")
+
 
 class DalSegnoError(Exception):
     """The base of all errors of this package. `code` is the engine's word for its kind."""
@@ -71,5 +87,5 @@ _BY_CODE = {
 
 
 def of_code(code: str, message: str) -> DalSegnoError:
-    """The exception for an error of the engine: the one place where codes become classes."""
-    return _BY_CODE[code](message)
+    """The exception for an error of the engine: the one place where codes become classes, and its words Python's."""
+    return _BY_CODE[code](_FOREIGN.sub(lambda found: _IN_PYTHON[found[0]], message))

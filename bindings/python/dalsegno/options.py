@@ -51,8 +51,8 @@ class EngineOptions(TypedDict, total=False):
 class GenerateOptions(TypedDict, total=False):
     """Options of a request. Sampling acts in the order in which its options stand here."""
 
-    max_tokens: int  # 512
-    stop: str | Sequence[str]  # the reply ends before the first of these texts
+    max_tokens: int | None  # None: 512
+    stop: str | Sequence[str] | None  # the reply ends before the first of these texts
     constraint: Constraint | None  # what the text must look like, by dalsegno.constraints
     tool_choice: ToolChoice | None  # of this turn, in sessions with tools: "auto", "required", "none", {"name": ...}
     logprobs: bool  # of the reply's tokens, by the logits as they are drawn from
@@ -61,7 +61,8 @@ class GenerateOptions(TypedDict, total=False):
     chunk: int  # most prompt tokens per step
     speculation: str  # guess next tokens where that is faster: "automatic" (default) or "off"; changes no token
     # (tokens, logits) -> logits or None (changed in place): numpy arrays [n] int32 and [vocabulary] float32, copies.
-    # Must leave finite values. Runs on the engine's thread: it must not call the engine, and every request waits.
+    # -inf forbids a token; NaN, +inf, and -inf everywhere, are errors. Runs on the engine's thread: it must not call the
+    # engine, and every request waits.
     logits_processor: Callable[[Any, Any], Any] | None
 
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]]  # added to logits; -inf forbids a token
@@ -79,7 +80,7 @@ class GenerateOptions(TypedDict, total=False):
     typical_p: float
     top_p: float
     min_p: float
-    seed: int
+    seed: int | None  # None: 0
     stream: int  # draws are keyed by (seed, stream, position)
 
     priority: int  # -100 to 100: lower ones make room in the cache first

@@ -8,23 +8,21 @@ first use of a draft model, and a prompt cache stays with the engine that filled
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import pathlib
-import random
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
-import numpy
-
-from .. import _dalsegno
+from .. import _arguments, _dalsegno
 from .._model import Model as _Model
 from .._models import find_model
-from ..errors import NotFoundError
+from ..errors import NotFoundError, UnsupportedError
+from ._mlx_sampling import LogitsProcessor, Sampler, make_logits_processors, make_sampler, request_options
 from .transformers_style import TransformersTokenizer
-
-_LEAST = numpy.finfo(numpy.float32).min
 
 
 class Model:
@@ -39,8 +37,8 @@ class Model:
 
     def engine_of(self, kv: dict) -> _dalsegno.Engine:
         """The engine of a K/V format."""
-        own = {**({"format": self.options["kv"]} if isinstance(self.options.get("kv"), str) else
-                  self.options.get("kv") or {}), **kv}
+        given = self.options.get("kv", {})
+        own = {**(given if isinstance(given, dict) else {"format": given}), **kv}
         key = json.dumps([own, str(self.options.get("draft_model"))], sort_keys=True)
         if key not in self._engines:
             self._engines[key] = _dalsegno.Engine(self.path, **{**self.options, "kv": own})
@@ -73,11 +71,25 @@ class KVCache:
 
     def __init__(self, whole: PromptCache):
         self._whole = whole
+        self.trimmed = 0  # tokens that are forgotten of this layer, and not yet of all
 
     @property
     def offset(self) -> int:
         """Tokens in the cache."""
-        return len(self._whole.tokens)
+        return len(self._whole.tokens) - self.trimmed
+
+    @property
+    def state(self):
+        """Errors: UnsupportedError: K/V are the engine's."""
+        raise UnsupportedError("keys and values stay in the engine, so a cache has no .state; save_prompt_cache saves them, "
+                               "and there is nothing to evaluate")
+
+    def trim(self, n: int) -> int:
+        """Forgets the last tokens of this layer; how many. Before its next use a cache must be trimmed alike in all."""
+        n = min(n, self.offset)
+        self.trimmed += n
+        self._whole.trim_alike()
+        return n
 
     def size(self) -> int:
         """The same."""
@@ -133,6 +145,13 @@ class PromptCache(list):
         self.held = held
         self.pending = tokens[len(held) if held is not None else 0:]
 
+    def trim_alike(self) -> None:
+        """Forgets what every layer has been trimmed by."""
+        common = min(layer.trimmed for layer in self)
+        for layer in self:
+            layer.trimmed -= common
+        self.trim(common)
+
     def trim(self, count: int) -> int:
         """Forgets the last tokens; how many that were."""
         before = self.tokens
@@ -149,7 +168,9 @@ class PromptCache(list):
         return count
 
     def read(self, engine: _dalsegno.Engine) -> None:
-        """Reads what is still in a file."""
+        """Reads what is still in a file. Errors: ValueError (its layers have been trimmed differently)."""
+        if any(layer.trimmed for layer in self):
+            raise ValueError("the layers of the cache have been trimmed by different numbers of tokens; trim all alike")
         if self.unread:
             (file, tokens), self.unread = self.unread, None
             self.held = _dalsegno.PromptCache.load(engine, file)
@@ -159,6 +180,8 @@ class PromptCache(list):
     def __deepcopy__(self, memo):
         other = PromptCache(len(self), self.kv)
         other.held, other.unread, other.pending = self.held, self.unread, list(self.pending)
+        for layer, mine in zip(other, self):
+            layer.trimmed = mine.trimmed
         return other
 
 
@@ -211,65 +234,6 @@ def can_trim_prompt_cache(cache: PromptCache) -> bool:
 def trim_prompt_cache(cache: PromptCache, num_tokens: int) -> int:
     """Forgets the last tokens of a cache; how many that were."""
     return cache.trim(num_tokens) if cache and can_trim_prompt_cache(cache) else 0
-
-
-class Sampler(dict):
-    """Options of sampling, by our names: what make_sampler and make_logits_processors give."""
-
-
-def make_sampler(temp: float = 0.0, top_p: float = 0.0, min_p: float = 0.0, min_tokens_to_keep: int = 1, top_k: int = 0,
-                 seed: int | None = None) -> Sampler:
-    """How to draw. seed: None draws differently each time."""
-    sampler = Sampler(temperature=temp, top_k=top_k, min_p=min_p, top_p=top_p if top_p > 0 else 1.0)
-    return Sampler(sampler, seed=seed) if seed is not None else sampler
-
-
-def make_logits_processors(logit_bias: dict[int, float] | None = None, repetition_penalty: float | None = None,
-                           repetition_context_size: int = 20, presence_penalty: float | None = None,
-                           frequency_penalty: float | None = None) -> list[Sampler]:
-    """Penalties and biases, as options of sampling."""
-    options: dict[str, Any] = {"logit_bias": logit_bias or {}}
-    if repetition_penalty:
-        options |= {"repeat_penalty": repetition_penalty, "repeat_last": repetition_context_size}
-    if presence_penalty:
-        options["presence_penalty"] = presence_penalty
-    if frequency_penalty:
-        options["frequency_penalty"] = frequency_penalty
-    return [Sampler(options)]
-
-
-def _processor(processors: list[Callable], sampler: Callable | None):
-    """One processor that runs functions of (tokens, logits [1, vocabulary]), and a sampler of log-probabilities
-    [1, vocabulary], whose choice alone is left."""
-
-    def process(tokens, logits):
-        row = logits[None]
-        for processor in processors:
-            row = numpy.asarray(processor(tokens, row), dtype=numpy.float32)
-        if sampler is not None:
-            shifted = row - row.max()
-            token = int(numpy.asarray(sampler(shifted - numpy.log(numpy.exp(shifted).sum()))).reshape(-1)[0])
-            row = numpy.full_like(row, _LEAST)
-            row[0, token] = 0
-        return numpy.ascontiguousarray(row[0])
-
-    return process
-
-
-def _request_options(sampler, logits_processors) -> dict:
-    options = dict(sampler) if isinstance(sampler, Sampler) else {}
-    functions = []
-    for processor in logits_processors or ():
-        if isinstance(processor, Sampler):
-            options |= processor
-        else:
-            functions.append(processor)
-    if options.get("temperature", 0) > 0 and "seed" not in options:
-        options["seed"] = random.getrandbits(63)
-    own = None if sampler is None or isinstance(sampler, Sampler) else sampler
-    if functions or own is not None:
-        options["logits_processor"] = _processor(functions, own)
-    return options
 
 
 @dataclasses.dataclass
@@ -350,7 +314,7 @@ class BatchGenerator:
             cache = caches[i] if caches and caches[i] is not None else PromptCache(len(self.model.layers), self.kv)
             engine = self.model.engine_of(cache.kv)
             cache.read(engine)
-            tokens = cache.tokens + [int(token) for token in prompt]
+            tokens = cache.tokens + _arguments.token_ids(f"prompts, item {i}", prompt)
             if not tokens:
                 raise ValueError(f"prompt {i} is empty")
             processors = logits_processors[i] if logits_processors else self.logits_processors
@@ -361,7 +325,7 @@ class BatchGenerator:
             batch = self._batches.setdefault(key, None) or _dalsegno.BatchGenerator(engine)
             self._batches[key] = batch
             batch.insert([tokens], max_tokens[i] if max_tokens else self.max_tokens, caches=[cache.held], uids=[uid],
-                         keep_logits=True, chunk=self._chunk, **_request_options(sampler, processors))
+                         keep_logits=True, chunk=self._chunk, **request_options(sampler, processors))
             self._requests[uid] = _Request(tokens, len(tokens), cache, stops)
             self._where[uid] = key
             self._uids += 1
@@ -369,7 +333,8 @@ class BatchGenerator:
         return uids
 
     def next(self) -> tuple[list[PromptResponse], list[Response]]:
-        """What is new: prompts that were computed, and tokens. Both are empty once no request is left."""
+        """What is new: prompts that were computed, and tokens. Both lists are empty once no request is left; the tuple of them
+        is true even then, so loop over next_generated()."""
         prompts, responses = [], []
         for key in {self._where[uid] for uid in self._requests}:
             for response in self._batches[key].next():
@@ -378,7 +343,7 @@ class BatchGenerator:
                     continue
                 if response.finish_reason == "error":
                     self._forget(response.uid)
-                    raise RuntimeError(response.error) from response.exception
+                    raise response.exception
                 if not request.begun:
                     request.begun = True
                     prompts.append(PromptResponse(response.uid, (request.prompt_tokens,) * 2, True, True))
@@ -407,7 +372,7 @@ class BatchGenerator:
         held = response.cache
         if reason is None:  # a stop of ours: the engine has gone on
             held = self._held(response.uid)
-            self._batches[self._where[response.uid]].remove(response.uid)
+            self._drop(response.uid)
         request.cache.put(held, request.tokens)
         made.prompt_cache, made.all_tokens = request.cache, list(request.tokens)
         self._forget(response.uid)
@@ -423,6 +388,10 @@ class BatchGenerator:
         if len(held) >= len(tokens):
             held.trim(len(held) - len(tokens) + 1)
         return held
+
+    def _drop(self, uid: int) -> None:
+        with contextlib.suppress(NotFoundError):  # it has ended, which its reader does not know yet
+            self._batches[self._where[uid]].remove(uid)
 
     def _forget(self, uid: int) -> None:
         del self._requests[uid], self._where[uid]
@@ -444,13 +413,80 @@ class BatchGenerator:
         caches = self.extract_cache(uids) if return_prompt_caches else {}
         for uid in uids:
             if uid in self._requests:
-                self._batches[self._where[uid]].remove(uid)
+                self._drop(uid)
                 self._forget(uid)
         return caches
 
     def close(self) -> None:
         """Drops all."""
         self.remove(list(self._requests))
+
+
+@dataclasses.dataclass
+class BatchStats:
+    """What batch_generate took: tokens, seconds until every request had its first token and after that, GB."""
+
+    prompt_tokens: int = 0
+    prompt_time: float = 0.0
+    generation_tokens: int = 0
+    generation_time: float = 0.0
+    peak_memory: float = 0.0
+
+    prompt_tps = property(lambda self: self.prompt_tokens / self.prompt_time if self.prompt_time > 0 else 0.0)
+    generation_tps = property(lambda self: self.generation_tokens / self.generation_time if self.generation_time > 0 else 0.0)
+
+
+@dataclasses.dataclass
+class BatchResponse:
+    """What batch_generate came to, an entry for each prompt."""
+
+    texts: list[str]
+    stats: BatchStats
+    caches: list[PromptCache | None] | None
+    token_ids: list[list[int]] | None = None
+    logprobs: list[list[float]] | None = None
+
+
+def batch_generate(model: Model, tokenizer, prompts: list[list[int]], prompt_caches: list[PromptCache] | None = None,
+                   max_tokens: int | list[int] = 128, verbose: bool = False, return_prompt_caches: bool = False,
+                   return_token_ids: bool = False, return_logprobs: bool = False, **options) -> BatchResponse:
+    """Replies to prompts that run together. prompt_caches do not change; options: of BatchGenerator.
+
+    logprobs: of the reply's tokens, natural logarithms.
+    """
+    begin = time.perf_counter()
+    batch = BatchGenerator(model, **options)
+    most = max_tokens if isinstance(max_tokens, list) else [max_tokens] * len(prompts)
+    uids = batch.insert(prompts, most, caches=copy.deepcopy(prompt_caches))
+    tokens: dict[int, list[int]] = {uid: [] for uid in uids}
+    logprobs: dict[int, list[float]] = {uid: [] for uid in uids}
+    caches: dict[int, PromptCache | None] = {}
+    stats = BatchStats(prompt_tokens=sum(map(len, prompts)))
+    waiting = set(uids)
+    try:
+        while responses := batch.next_generated():
+            for response in responses:
+                if response.finish_reason is not None:
+                    caches[response.uid] = response.prompt_cache
+                if response.finish_reason != "stop":
+                    tokens[response.uid].append(response.token)
+                    if return_logprobs:
+                        logprobs[response.uid].append(float(response.logprobs[response.token]))
+            if waiting:
+                waiting -= {response.uid for response in responses}
+                stats.prompt_time = time.perf_counter() - begin
+    finally:
+        batch.close()
+    stats.generation_tokens = sum(map(len, tokens.values()))
+    stats.generation_time = time.perf_counter() - begin - stats.prompt_time
+    stats.peak_memory = _memory_gb()
+    if verbose:
+        print(f"{stats.prompt_tokens} tokens of prompts, {stats.prompt_tps:.1f} a second; "
+              f"{stats.generation_tokens} of replies, {stats.generation_tps:.1f} a second")
+    return BatchResponse([tokenizer.decode(tokens[uid]) for uid in uids], stats,
+                         [caches.get(uid) for uid in uids] if return_prompt_caches else None,
+                         [tokens[uid] for uid in uids] if return_token_ids else None,
+                         [logprobs[uid] for uid in uids] if return_logprobs else None)
 
 
 @dataclasses.dataclass
@@ -480,10 +516,17 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
                     prefill_step_size: int = 2048, kv_bits: int | None = None, kv_group_size: int = 64,
                     quantized_kv_start: int = 5000, prompt_progress_callback=None, num_draft_tokens: int | None = None,
                     ) -> Generator[GenerationResponse, None, None]:
-    """Yields a GenerationResponse for each token of the reply. prompt_cache changes in place.
+    """Yields a GenerationResponse for each token of the reply.
 
+    prompt: text or token ids, [n] int. max_tokens: of the reply; -1: no limit. sampler: make_sampler's, or a function of
+    log-probabilities [1, vocabulary] that gives a token id. logits_processors: make_logits_processors', or functions of token
+    ids [n] and logits [1, vocabulary] float32 that give logits; -inf forbids a token. max_kv_size: tokens attended to.
+    prompt_cache: gone on from, and changed in place. prefill_step_size: most prompt tokens per step. kv_bits: 8 or 4.
+    prompt_progress_callback(done, total), in tokens: before the prompt is computed and after.
     draft_model: as Model.guess_with; how many tokens it guesses at a time is measured, so num_draft_tokens says nothing,
     and from_draft is always False.
+    Errors: TypeError (a prompt of another type), ValueError (an empty prompt, ids outside the vocabulary, logits that cannot
+    be drawn from), ExhaustedError.
     """
     if draft_model is not None:
         model.guess_with(draft_model)
@@ -492,12 +535,15 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         prompt = tokenizer.encode(prompt, add_special_tokens=bos is None or not prompt.startswith(bos))
+    prompt = _arguments.token_ids("prompt", prompt, "text or a list of token ids")
     batch = BatchGenerator(model, max_tokens=max_tokens if max_tokens > 0 else 1 << 30, sampler=sampler,
                            logits_processors=logits_processors, prefill_step_size=prefill_step_size,
                            max_kv_size=max_kv_size, kv_bits=kv_bits, kv_group_size=kv_group_size,
                            quantized_kv_start=quantized_kv_start)
     begin = time.perf_counter()
-    batch.insert([list(prompt)], caches=None if prompt_cache is None else [prompt_cache])
+    if prompt_progress_callback is not None:
+        prompt_progress_callback(0, len(prompt))
+    batch.insert([prompt], caches=None if prompt_cache is None else [prompt_cache])
     tokens, prompt_tps, first = 0, 0.0, begin
     try:
         while responses := batch.next_generated():
@@ -519,7 +565,8 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
 
 
 def generate(model: Model, tokenizer, prompt, verbose: bool = False, **options) -> str:
-    """The reply's text; options: of stream_generate."""
+    """The reply's text. prompt: text or token ids; verbose: prints it as it comes, and its speed; options and errors: of
+    stream_generate."""
     text = ""
     for response in stream_generate(model, tokenizer, prompt, **options):
         if verbose:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable
+
+from .. import _arguments
 
 
 class TransformersTokenizer:
@@ -63,11 +64,11 @@ class TransformersTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None):
         """Text, in which control tokens are recognised, to ids."""
-        return _shaped(self.core.encode(text, special=True, bos=add_special_tokens), return_tensors)
+        return _shaped(self.core.encode(_arguments.text("text", text), special=True, bos=add_special_tokens), return_tensors)
 
     def decode(self, token_ids: int | Iterable[int], skip_special_tokens: bool = False, **_) -> str:
         """Ids to text."""
-        ids = [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]
+        ids = _arguments.token_ids("token_ids", [token_ids] if isinstance(token_ids, int) else token_ids)
         if skip_special_tokens:
             return self.core.decode(ids)
         parts, run = [], []
@@ -103,10 +104,10 @@ class TransformersTokenizer:
 
         Errors: InvalidArgumentError (no template, or it refuses the messages).
         """
-        context = {"messages": list(conversation), **template_options}
+        context = {"messages": _arguments.messages("conversation", conversation), **template_options}
         if tools:
             context["tools"] = list(tools)
-        text = self.core.render(json.dumps(context), add_generation_prompt)
+        text = self.core.render(_arguments.as_json("conversation", context), add_generation_prompt)
         if not tokenize:
             return text
         ids = self.core.encode(text, special=True)
