@@ -122,7 +122,9 @@ Inserted requests_of(const Engine& engine, const nb::list& prompts, const nb::ob
     if (!most.is_none()) set_option(one, "max_tokens", most);
     const nb::object own = item_of(options, i, count, "options");
     if (!own.is_none()) {
+      if (!nb::isinstance<nb::dict>(own)) refuse("options", "a list of dicts or None", own);
       for (const auto& [key, value] : nb::cast<nb::dict>(own)) {
+        if (!nb::isinstance<nb::str>(key)) refuse("options", "a list of dicts whose keys are names", own);
         const auto name = nb::cast<std::string>(key);
         if (!set_option(one, name, value)) throw nb::type_error(("options: there is no '" + name + "'").c_str());
       }
@@ -134,10 +136,13 @@ Inserted requests_of(const Engine& engine, const nb::list& prompts, const nb::ob
     }
     BatchRequest request{.prompt = tokens_of(prompts[i]), .options = std::move(one.options), .keep_cache = keep_cache};
     if (const nb::object cache = item_of(caches, i, count, "caches"); !cache.is_none()) {
+      if (!nb::isinstance<PyPromptCache>(cache)) refuse("caches", "a list of PromptCaches or None", cache);
       request.cache = *nb::cast<const PyPromptCache&>(cache).cache;
     }
     if (const nb::object uid = item_of(uids, i, count, "uids"); !uid.is_none()) {
-      request.uid = nb::cast<std::uint64_t>(uid);
+      std::uint64_t wanted = 0;
+      if (!nb::try_cast(uid, wanted)) refuse("uids", "a list of whole numbers from 0 on, or None", uid);
+      request.uid = wanted;
     }
     all.requests.push_back(std::move(request));
     all.extras.push_back(std::move(extra));
@@ -251,7 +256,8 @@ void bind_batch(nb::module_& module) {
             if (!self.response.finish_reason) return std::nullopt;
             return name(*self.response.finish_reason);
           },
-          "None while it goes on; 'stop', 'length', 'cancelled', 'deadline' or 'error'.")
+          "None while it goes on; 'stop', 'length', 'cancelled', 'deadline', 'error', or 'dead_end': the text of the\n"
+          "constraint is not whole, but other options forbid every token that it allows.")
       .def_prop_ro(
           "error",
           [](const PyResponse& self) -> std::optional<std::string> {

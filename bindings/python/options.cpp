@@ -19,10 +19,6 @@ std::string shown(nb::handle value) {
   return text;
 }
 
-[[noreturn]] void refuse(const char* name, const char* wanted, nb::handle value) {
-  throw nb::type_error((std::string(name) + ": " + wanted + " is wanted, not " + shown(value)).c_str());
-}
-
 template <class T>
 T cast_option(const char* name, nb::handle value, const char* wanted) {
   T cast{};
@@ -389,6 +385,10 @@ constexpr EngineRow kEngineRows[] = {
 }
 
 }  // namespace
+
+void refuse(const char* name, const char* wanted, nb::handle value) {
+  throw nb::type_error((std::string(name) + ": " + wanted + " is wanted, not " + shown(value)).c_str());
+}
 
 ToolChoice tool_choice_of(const char* option, nb::handle value) {
   constexpr const char* kWanted = "'auto', 'required', 'none' or {'name': of a tool}";

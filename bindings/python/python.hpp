@@ -149,6 +149,8 @@ inline PyType_Slot kCollected[] = {{Py_tp_finalize, reinterpret_cast<void*>(&fin
                                    {Py_tp_clear, reinterpret_cast<void*>(&clear_instance<T>)},
                                    {0, nullptr}};
 
+// Throws TypeError: "NAME: WANTED is wanted, not VALUE".
+[[noreturn]] void refuse(const char* name, const char* wanted, nb::handle value);
 // A sequence of whole numbers, numpy's too.
 std::vector<TokenId> tokens_of(nb::handle tokens);
 // os.PathLike or str.

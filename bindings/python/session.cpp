@@ -61,7 +61,8 @@ std::string text_of(nb::handle dict, const char* key, const char* otherwise = ""
 
 std::vector<Message> messages_of(const nb::object& messages) {
   std::vector<Message> all;
-  for (const nb::handle message : nb::iter(messages)) {
+  const nb::object checked = nb::module_::import_("dalsegno._arguments").attr("messages")("messages", messages, true);
+  for (const nb::handle message : nb::iter(checked)) {
     all.push_back({.role = nb::cast<std::string>(message["role"]),
                    .content = nb::cast<std::string>(message["content"]),
                    .name = text_of(message, "name")});
@@ -131,10 +132,8 @@ ToolCallStyle style_of(const std::string& wanted) {
 }
 
 // A list, so that a place in it stays a place in it.
-nb::list list_of(const nb::object& items) {
-  nb::list all;
-  for (const nb::handle item : nb::iter(items)) all.append(item);
-  return all;
+nb::list list_of(const nb::object& tools) {
+  return nb::cast<nb::list>(nb::module_::import_("dalsegno._arguments").attr("tools")("tools", tools));
 }
 
 struct ToolOptions {

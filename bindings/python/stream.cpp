@@ -1,6 +1,16 @@
 #include "bindings/python/stream.hpp"
 
 namespace dalsegno::python {
+namespace {
+
+// Whether a callback's answer ends the request: False does, numpy's too.
+bool ends(const nb::object& answer) {
+  if (answer.is(nb::handle(Py_False))) return true;
+  if (answer.is_none() || answer.is(nb::handle(Py_True))) return false;
+  return nb::cast<bool>(nb::module_::import_("dalsegno._arguments").attr("ends")(answer));
+}
+
+}  // namespace
 
 // Of one read. Another thread's, or one from within a callback of this one, is refused.
 class Stream::Reading {
@@ -77,8 +87,7 @@ std::optional<std::string> Stream::handle(Call::Event event) {
       end();
       reply_ = take();
     } else if (parts_.on_prefill.is_valid() && !parts_.on_prefill.is_none()) {
-      const nb::object answer = in_python([&] { return parts_.on_prefill(event.done, event.total); });
-      if (answer.is(nb::handle(Py_False))) call_->cancel();
+      if (ends(in_python([&] { return parts_.on_prefill(event.done, event.total); }))) call_->cancel();
     }
   } catch (...) {  // what a callback raises ends the call
     call_->cancel();
@@ -111,7 +120,7 @@ nb::object Stream::drain(const nb::object& on_text) {
   while (const auto text = next()) {
     if (!on_text.is_valid() || on_text.is_none()) continue;
     try {
-      if (in_python([&] { return on_text(*text); }).is(nb::handle(Py_False))) call_->cancel();
+      if (ends(in_python([&] { return on_text(*text); }))) call_->cancel();
     } catch (...) {
       call_->cancel();
       throw;
