@@ -101,6 +101,21 @@ TEST_F(Batch, EveryRequestGetsWhatItWouldGetAlone) {
   check_cache(*engine_);
 }
 
+// What is looked ahead for: the first thread's sequences have nothing in codes yet, the other's have.
+TEST_F(Batch, SequencesBeforeAndBeyondTheStartOfCodesRunTogether) {
+  engine_ = open_engine({.kv = {.format = KvFormat::q8, .start = 64}, .threads = 2});
+  std::vector<BatchRequest> requests;
+  for (int i = 0; i < 12; ++i) requests.push_back(request(i < 8 ? 10 : 100, 8));
+  std::vector<Heard> wanted;
+  for (const BatchRequest& each : requests) wanted.push_back(alone(each));
+  engine_->reset_cache();
+  BatchGenerator batch(*engine_);
+  for (std::size_t i = 0; i < requests.size(); ++i) requests[i].uid = i;
+  ASSERT_TRUE(batch.insert(requests).ok());
+  const auto heard = hear_all(batch);
+  for (std::size_t i = 0; i < wanted.size(); ++i) expect_same(heard.at(i), wanted[i]);
+}
+
 TEST_F(Batch, RequestsComeAndGoWhileOthersRun) {
   const BatchRequest first = request(40, 60);
   const BatchRequest second = request(20, 10);

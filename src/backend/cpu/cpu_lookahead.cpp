@@ -55,11 +55,12 @@ void CpuLookahead::list(int slice) {
     }
     before = &kv;
   }
-  std::size_t most = 0;
-  for (const Pages& part : of_part_) most = std::max(most, part.size());
+  // Where K/V become codes at some position, the sequences of a part may all end before it.
+  const Pages& longest = *std::ranges::max_element(of_part_, {}, &Pages::size);
+  const std::size_t most = longest.size();
   for (std::size_t i = 0; i < most; ++i) {
     for (const Pages& part : of_part_) {
-      const Pages& from = part.size() > 0 ? part : of_part_.front();
+      const Pages& from = part.size() > 0 ? part : longest;
       const auto missing = static_cast<std::ptrdiff_t>(most - from.size());
       pages_[at].push_back(from.at(static_cast<std::ptrdiff_t>(i) - missing));
     }
