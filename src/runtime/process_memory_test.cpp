@@ -263,6 +263,34 @@ TEST(Budget, WhatAnotherEngineIsAboutToReleaseIsWaitedFor) {
   }
 }
 
+TEST(Budget, AReplyThatGrowsIntoWhatAnotherEngineGivesUpGoesOn) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  std::mt19937 random(9);
+  const Reservation taken = ballast(bytes_for(*first, 640));
+  auto beginning = std::make_optional(ballast(bytes_for(*first, 576)));
+  auto pin = first->pin(random_tokens(random, 20), "");  // its extent takes what is left
+  ASSERT_TRUE(pin.ok()) << pin.error().message;
+  settle(*first);
+  beginning.reset();
+  std::promise<void> gate;
+  first->scheduler().post([opened = gate.get_future().share()](KvCache&) { opened.wait(); });
+  const auto recorder = std::make_shared<testing::Recorder>(200);
+  std::vector<Work> work;
+  work.push_back({recorder, random_tokens(random, 20), 19, 512, true});
+  second->scheduler().submit(std::move(work));
+  while (second->scheduler().preemptions() == 0) std::this_thread::yield();
+  pin->release();
+  gate.set_value();
+  auto end = std::async(std::launch::async, [&] { return recorder->wait(); });
+  const bool ended = end.wait_for(std::chrono::seconds(60)) == std::future_status::ready;
+  if (!ended) recorder->cancel();
+  const Result<FinishReason> reason = end.get();
+  ASSERT_TRUE(reason.ok()) << reason.error().message;
+  EXPECT_TRUE(ended) << "it slept on though there was room";
+  EXPECT_EQ(recorder->reply.size(), 200U);
+}
+
 TEST(Budget, EnginesThatCompeteForMemoryBothComeToTheirEndWithTheSameBits) {
   const auto first = open_engine();
   const auto second = open_engine();

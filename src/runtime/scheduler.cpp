@@ -326,8 +326,10 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
 void Scheduler::step() {
   compose();
   if (in_step_.empty()) {
-    all_wait_ = std::ranges::none_of(running_, [](const SequencePtr& sequence) { return sequence->finished; }) &&
-                std::ranges::all_of(running_, [](const SequencePtr& sequence) { return sequence->held; });
+    // With nothing left that runs, a sequence waits for room, which is nobody's to announce.
+    all_wait_ =
+        !running_.empty() && std::ranges::all_of(running_, [](const SequencePtr& each) { return each->held; }) &&
+        std::ranges::none_of(running_, [](const SequencePtr& each) { return each->finished; });
     settle();
     return;
   }
