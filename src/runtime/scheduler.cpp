@@ -327,9 +327,9 @@ void Scheduler::step() {
   compose();
   if (in_step_.empty()) {
     // With nothing left that runs, a sequence waits for room, which is nobody's to announce.
-    all_wait_ =
-        !running_.empty() && std::ranges::all_of(running_, [](const SequencePtr& each) { return each->held; }) &&
-        std::ranges::none_of(running_, [](const SequencePtr& each) { return each->finished; });
+    all_wait_ = !running_.empty() &&
+                std::ranges::all_of(running_, [](const SequencePtr& each) { return each->held; }) &&
+                std::ranges::none_of(running_, [](const SequencePtr& each) { return each->finished; });
     settle();
     return;
   }

@@ -180,12 +180,8 @@ void Arrivals::keep_cache(Result<PromptCache> cache) {
   }
   if (caches_.size() == kCaches) caches_.erase(caches_.begin() + random_.below(kCaches));
   caches_.push_back(std::move(cache).value());
-  const auto kept = [&] {
-    int tokens = 0;
-    for (const PromptCache& each : caches_) tokens += each.size();
-    return tokens;
-  };
-  while (kept() > kLongest) caches_.erase(caches_.begin());  // beside them the longest request has room
+  // Beside them the longest request has room. In pages, since each of them has a window of its own.
+  while (stats().pages_pinned > longest_) caches_.erase(caches_.begin());
 }
 
 std::string Arrivals::happen() {
@@ -266,9 +262,9 @@ void Arrivals::set_room(KvCache& cache) {
   caches_.clear();
   cache.discard(std::move(ballast_));
   if (!buffers_) set_files_apart();
-  const std::uint64_t needed = cache.layout().pages_for(kLongest + kMostSteps, kLongest + kMostSteps);
+  longest_ = cache.layout().pages_for(kLongest + kMostSteps, kLongest + kMostSteps);
   ballast_ = cache.open_private();
-  const std::uint64_t spare = needed * static_cast<std::uint64_t>(2 + random_.below(3));
+  const std::uint64_t spare = longest_ * static_cast<std::uint64_t>(2 + random_.below(3));
   while (cache.could_fit(spare + 2 * static_cast<std::uint64_t>(cache.layout().most_pages_in_block())) &&
          cache.extend(ballast_, ballast_.capacity() - ballast_.tokens() + kBlockTokens).ok()) {
   }

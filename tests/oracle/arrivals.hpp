@@ -48,6 +48,7 @@ class Arrivals {
   const std::unique_ptr<LocalEngine> engine_;
   Reference reference_;
   BlockTable ballast_;
+  std::uint64_t longest_ = 0;           // pages of the longest request
   std::optional<Reservation> buffers_;  // set apart for files, so that pages do not take all
   const std::filesystem::path file_;
   std::vector<Tokens> history_;
