@@ -279,7 +279,9 @@ TEST(Budget, AReplyThatGrowsIntoWhatAnotherEngineGivesUpGoesOn) {
   std::vector<Work> work;
   work.push_back({recorder, random_tokens(random, 20), 19, 512, true});
   second->scheduler().submit(std::move(work));
-  while (second->scheduler().preemptions() == 0) std::this_thread::yield();
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (second->scheduler().preemptions() == 0 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+  ASSERT_GT(second->scheduler().preemptions(), 0U) << "it never wanted what the other holds";
   pin->release();
   gate.set_value();
   auto end = std::async(std::launch::async, [&] { return recorder->wait(); });

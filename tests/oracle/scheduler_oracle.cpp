@@ -55,11 +55,8 @@ int run(const Options& options) {
   std::uint64_t runs = 0;
   std::uint64_t positions = 0;
   for (std::size_t i = 0; i < setups.size(); ++i) {
-    const std::uint64_t end = options.runs * (i + 1) / setups.size();
-    if (options.setup != 0 && options.setup != i + 1) {
-      runs = end;
-      continue;
-    }
+    if (options.setup != 0 && options.setup != i + 1) continue;
+    const std::uint64_t end = runs + options.runs * (i + 1) / setups.size() - options.runs * i / setups.size();
     const std::uint32_t seed = options.seed + static_cast<std::uint32_t>(i);
     Arrivals arrivals(setups[i], seed, counts);
     std::string wrong;
@@ -74,6 +71,10 @@ int run(const Options& options) {
     if (!wrong.empty()) fmt::print("error: in run {} or the one before: {}\n", runs, wrong);
     std::fflush(stdout);
     if (!wrong.empty()) return 1;
+  }
+  if (runs == 0) {
+    fmt::print("error: nothing ran: no such model or setup\n");
+    return 2;
   }
   const bool all_met = counts.print();
   fmt::print("{} runs, {} positions in {:.0f} s: 0 differing bits\n", runs, positions,
