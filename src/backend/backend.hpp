@@ -98,8 +98,11 @@ class Backend {
   virtual Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) = 0;
   // within: a buffer that is never needed at the same time, whose memory this one uses as well if it is large enough.
   virtual Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns, const Buffer* within = nullptr) = 0;
+  // within: a buffer that is free, or what gate() reads, while these are written, until linear() reads them. Where
+  // their readers take codes alone, the values need no memory of their own until they are codes.
   virtual Result<std::unique_ptr<Activations>> make_activations(int rows, int columns,
-                                                                std::span<const Weight* const> readers) = 0;
+                                                                std::span<const Weight* const> readers,
+                                                                const Buffer* within) = 0;
   virtual Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) = 0;
   // Room for the queries and partial results of steps of at most `rows` rows over at most `positions` keys.
   virtual Result<void> reserve_attention(const AttentionConfig& config, int rows, int positions) = 0;

@@ -123,7 +123,7 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
   void (*scale)(float* x, int n, float factor);
   void (*add)(float* x, const float* y, int n);  // x = x + y
-  // silu(g) = (g >= 0 ? g : g * e) / (1 + e) with e = exp(-|g|); out = silu(gate) * up.
+  // silu(g) = (g >= 0 ? g : g * e) / (1 + e) with e = exp(-|g|); out = silu(gate) * up. out may be gate.
   void (*silu_mul)(const float* gate, const float* up, int n, float* out);
   // The tanh form of GELU: 0.5 * g * (1 + tanh(sqrt(2 / pi) * (g + 0.044715 g^3))) is g / (1 + exp(-z)) with
   // z = g * fma(g * g, kGeluCube, kGeluLinear); computed as silu is: (g >= 0 ? g : g * e) / (1 + e) with e = exp(-|z|).

@@ -51,11 +51,16 @@ Result<void> make_buffers(Decoder& decoder, const ModelLimits& limits, Backend& 
   const int width = config.heads * config.head_dim;
   const int kv_width = config.kv_heads * config.head_dim;
   DALSEGNO_TRY(put(decoder.x, backend.make_buffer(limits.rows, config.hidden)));
-  DALSEGNO_TRY(put(decoder.normed, backend.make_activations(limits.rows, config.hidden, normed_readers)));
-  DALSEGNO_TRY(put(decoder.attended, backend.make_activations(limits.rows, width, attended_readers)));
   DALSEGNO_TRY(put(decoder.gate_up, backend.make_buffer(limits.rows, 2 * config.feed_forward)));
-  DALSEGNO_TRY(put(decoder.qkv, backend.make_buffer(limits.rows, width + 2 * kv_width, decoder.gate_up.get())));
-  DALSEGNO_TRY(put(decoder.gated, backend.make_activations(limits.rows, config.feed_forward, gated_readers)));
+  // Everything below but x is written while neither q, k and v nor the gates are needed, or in their place.
+  const Buffer* gate_up = decoder.gate_up.get();
+  const auto activations = [&](std::unique_ptr<Activations>& to, int columns, const auto& readers) {
+    return put(to, backend.make_activations(limits.rows, columns, readers, gate_up));
+  };
+  DALSEGNO_TRY(put(decoder.qkv, backend.make_buffer(limits.rows, width + 2 * kv_width, gate_up)));
+  DALSEGNO_TRY(activations(decoder.normed, config.hidden, normed_readers));
+  DALSEGNO_TRY(activations(decoder.attended, width, attended_readers));
+  DALSEGNO_TRY(activations(decoder.gated, config.feed_forward, gated_readers));
   if (post_norms) DALSEGNO_TRY(put(decoder.block_output, backend.make_buffer(limits.rows, config.hidden)));
   DALSEGNO_TRY(backend.reserve_attention(decoder.layers.front().attention, limits.rows, limits.positions));
   return backend.reserve_logits(decoder.head());

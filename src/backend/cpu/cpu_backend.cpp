@@ -59,8 +59,8 @@ class CpuBackend final : public Backend {
   Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
   Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) override;
   Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns, const Buffer* within) override;
-  Result<std::unique_ptr<Activations>> make_activations(int rows, int columns,
-                                                        std::span<const Weight* const> readers) override;
+  Result<std::unique_ptr<Activations>> make_activations(int rows, int columns, std::span<const Weight* const> readers,
+                                                        const Buffer* within) override;
   Result<std::unique_ptr<RopeTable>> make_rope(const RopeConfig& config, int positions) override;
   Result<void> reserve_attention(const AttentionConfig& config, int rows, int positions) override {
     return attention_.reserve(work_, config, rows, positions);
@@ -191,16 +191,24 @@ Result<std::unique_ptr<Buffer>> CpuBackend::make_buffer(int rows, int columns, c
 }
 
 Result<std::unique_ptr<Activations>> CpuBackend::make_activations(int rows, int columns,
-                                                                  std::span<const Weight* const> readers) {
+                                                                  std::span<const Weight* const> readers,
+                                                                  const Buffer* within) {
+  const auto any = [&](bool (CpuWeight::*reads)() const) {
+    return std::ranges::any_of(readers, [&](const Weight* w) { return (static_cast<const CpuWeight*>(w)->*reads)(); });
+  };
   auto act = std::make_unique<CpuActivations>();
-  act->rows = rows;
   act->columns = columns;
+  const auto* other = static_cast<const CpuBuffer*>(within);
   const std::size_t count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
-  DALSEGNO_ASSIGN(data, work_.allocate(count * sizeof(float), "a step buffer"));
-  act->values = reinterpret_cast<float*>(data);
-  const bool quantised = std::any_of(readers.begin(), readers.end(),
-                                     [](const Weight* w) { return static_cast<const CpuWeight*>(w)->quantised(); });
-  if (quantised) {
+  if (other != nullptr && other->rows >= rows && other->columns >= columns && !any(&CpuWeight::reads_floats)) {
+    act->values = other->values;
+    act->stride = other->columns;
+  } else {
+    DALSEGNO_ASSIGN(data, work_.allocate(count * sizeof(float), "a step buffer"));
+    act->values = reinterpret_cast<float*>(data);
+    act->stride = columns;
+  }
+  if (any(&CpuWeight::reads_codes)) {
     DALSEGNO_ASSIGN(quant, make_quant_rows(count, columns));
     act->quant = quant;
   }
@@ -248,7 +256,7 @@ Result<void> CpuBackend::reserve_logits(const Weight& head) {
   DALSEGNO_ASSIGN(data, work_.allocate(bytes, "the logits"));
   logits_ = reinterpret_cast<float*>(data);
   const Weight* readers[] = {&head};
-  DALSEGNO_ASSIGN(act, make_activations(kLogitRows, weight.k, readers));
+  DALSEGNO_ASSIGN(act, make_activations(kLogitRows, weight.k, readers, nullptr));
   head_in_ = std::move(act);
   return {};
 }
@@ -389,7 +397,7 @@ void CpuBackend::keep_logit_rows(Buffer& x, const AttentionConfig& config) {
 
 void CpuBackend::attention(const Buffer&, const AttentionConfig& config, Activations& out) {
   auto& act = as<CpuActivations>(out);
-  attention_.attend(sequences(), config, act.values, act.columns);
+  attention_.attend(sequences(), config, act.values, act.stride);
   lookahead_.look(config.layer + 1);
   each_row(rows(), [&](int r) {
     attention_.finish_row(r, config, act.row(r));

@@ -82,7 +82,7 @@ void CpuLookahead::look(int layer) {
 }
 
 Ahead CpuLookahead::take(int m, const CpuWeight& w) {
-  if (!w.quantised()) return {};
+  if (!w.reads_codes()) return {};
   const std::size_t room =
       kBytesPerRow * static_cast<std::size_t>(m) * static_cast<std::size_t>(w.panels * (w.k / kGroup));
   room_ += room;

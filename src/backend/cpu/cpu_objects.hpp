@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cassert>
 #include <cstdint>
 #include <span>
@@ -22,11 +23,12 @@ struct CpuWeight final : Weight {
   int n = 0;
   int k = 0;
   int panels = 0;  // of all parts
-  [[nodiscard]] bool quantised() const {
-    for (const Part& part : parts) {
-      if (!is_float(part.matrix.format)) return true;
-    }
-    return false;
+  // Whether a product reads f32 activations, or their codes; it may be both.
+  [[nodiscard]] bool reads_floats() const {
+    return std::ranges::any_of(parts, [](const Part& part) { return is_float(part.matrix.format); });
+  }
+  [[nodiscard]] bool reads_codes() const {
+    return std::ranges::any_of(parts, [](const Part& part) { return !is_float(part.matrix.format); });
   }
 };
 
@@ -46,13 +48,13 @@ struct CpuBuffer final : Buffer {
 
 // f32 values, and their codes where a reader is quantised.
 struct CpuActivations final : Activations {
-  float* values = nullptr;  // [rows, columns]
+  float* values = nullptr;  // [rows, columns], or beginnings of a buffer's rows
   QuantRows quant;          // empty where no reader needs them
-  int rows = 0;
   int columns = 0;
+  int stride = 0;  // from row to row, columns where a reader reads f32
   [[nodiscard]] bool quantised() const { return quant.scale != nullptr; }
   [[nodiscard]] float* row(int r) const {
-    return values + static_cast<std::size_t>(r) * static_cast<std::size_t>(columns);
+    return values + static_cast<std::size_t>(r) * static_cast<std::size_t>(stride);
   }
 };
 
