@@ -23,6 +23,9 @@ constexpr int groups(int rows) {
 // Stands for blocks the sequence does not have.
 alignas(64) constexpr std::byte kZeroBlock[kBlockTokens * kMaxHeadDim * sizeof(float)] = {};
 
+// What rounds to bf16: with c = x * 65537 to nearest, c - (c - x) is x to the nearest bf16, ties to even.
+constexpr float kSplit = 65537.0F;
+
 // One step of a chain takes 4 bytes of every lane: a bf16 pair, odd product first as vdpbf16ps does, or an f32.
 // y is f32 in both: the rows' values were widened once.
 struct Bf16 {
@@ -42,11 +45,12 @@ struct Bf16 {
   static __m256 step(const Pair& x, const Pair& y, __m256 acc) {
     return _mm256_fmadd_ps(x.even, y.even, _mm256_fmadd_ps(x.odd, y.odd, acc));
   }
-  // c - (c - p), c = p * 65537 to nearest, is p to the nearest bf16, ties to even. Requires: NaN, 0 or in [2^-126, 1].
-  static __m256 probability(__m256 p) {
-    const __m256 c = _mm256_mul_ps(p, _mm256_set1_ps(65537.0F));
-    return _mm256_sub_ps(c, _mm256_sub_ps(c, p));
+  // To the nearest. Requires: NaN, 0 or normal, and below 2^111.
+  static __m256 rounded(__m256 x) {
+    const __m256 c = _mm256_mul_ps(x, _mm256_set1_ps(kSplit));
+    return _mm256_sub_ps(c, _mm256_sub_ps(c, x));
   }
+  static __m256 probability(__m256 p) { return rounded(p); }
   static void widen(const std::byte* q, int n, float* out) {
     for (int i = 0; i < n; i += kVector) {
       const __m128i stored = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q + 2 * i));
@@ -67,18 +71,67 @@ struct F32 {
   }
 };
 
-// Codes of 8 bits, made bf16 pairs in registers where they are used. Few rows could share a tile made before: what many
-// rows attend to comes here as bf16 already.
+// Codes, made bf16 pairs in registers where they are used. Few rows could share a tile made before: what many rows
+// attend to comes here as bf16 already. parameters(): what a token's scale and minimum become, so that decoded() takes
+// codes times a power of two. Requires of it: nothing overflows, and what is not 0 is normal before it is rounded.
+template <int kBits>
 struct Coded : Bf16 {
-  static constexpr int kLaneBytes = 2;
+  static constexpr int kLaneBytes = kBits / 4;
+  static constexpr int kSteps = kBits == 8 ? 1 : 2;  // whose keys lie together
   static constexpr bool kCoded = true;
+  static Pair parameters(__m256 scale, __m256 minimum);
+  static Pair codes_at(const std::byte* p, bool upper);
+  static __m256 decoded(__m256 code, const Pair& by);
 };
 
-// Of a tile's keys or values in codes of 8 bits, [code group][token]. by: times 2^-24; split: times 65537 too, which
-// is exact in f32, as a scale is a bf16.
+// code: times 2^24, every other byte at the top of its lane. The product with the scale has 15 bits at most, so c may
+// be made at once: a bf16 times 65537 is exact.
+template <>
+inline Bf16::Pair Coded<8>::parameters(__m256 scale, __m256) {
+  const __m256 by = _mm256_mul_ps(scale, _mm256_set1_ps(0x1p-24F));
+  return {by, _mm256_mul_ps(by, _mm256_set1_ps(kSplit))};
+}
+template <>
+inline Bf16::Pair Coded<8>::codes_at(const std::byte* p, bool) {
+  const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i even =
+      _mm256_setr_epi32(0x00ffffff, 0x02ffffff, 0x04ffffff, 0x06ffffff, 0x08ffffff, 0x0affffff, 0x0cffffff, 0x0effffff);
+  const __m256i odd = _mm256_or_si256(even, _mm256_set1_epi32(0x01000000));
+  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(all, even)), _mm256_cvtepi32_ps(_mm256_shuffle_epi8(all, odd))};
+}
+template <>
+inline __m256 Coded<8>::decoded(__m256 code, const Pair& by) {
+  const __m256 c = _mm256_mul_ps(code, by.odd);
+  return _mm256_sub_ps(c, _mm256_fnmadd_ps(code, by.even, c));
+}
+
+// code: times 2^16, a nibble of every other byte.
+template <>
+inline Bf16::Pair Coded<4>::parameters(__m256 scale, __m256 minimum) {
+  return {_mm256_mul_ps(scale, _mm256_set1_ps(0x1p-16F)), minimum};
+}
+template <>
+inline Bf16::Pair Coded<4>::codes_at(const std::byte* p, bool upper) {
+  const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i even =
+      _mm256_setr_epi32(0xff00ffff, 0xff02ffff, 0xff04ffff, 0xff06ffff, 0xff08ffff, 0xff0affff, 0xff0cffff, 0xff0effff);
+  const __m256i odd = _mm256_or_si256(even, _mm256_set1_epi32(0x00010000));
+  const __m256i nibble = _mm256_set1_epi32(0x000f0000);
+  const auto of = [&](const __m256i& order) {
+    const __m256i bytes = _mm256_shuffle_epi8(all, order);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(upper ? _mm256_srli_epi32(bytes, 4) : bytes, nibble));
+  };
+  return {of(even), of(odd)};
+}
+template <>
+inline __m256 Coded<4>::decoded(__m256 code, const Pair& by) {
+  return rounded(_mm256_fmadd_ps(code, by.even, by.odd));
+}
+
+// Of a tile's keys or values in codes: parameters(), [code group][token].
 struct Scales {
   alignas(64) float by[kMaxHeadDim / kLanes][kTileKeys];
-  alignas(64) float split[kMaxHeadDim / kLanes][kTileKeys];
+  alignas(64) float beside[kMaxHeadDim / kLanes][kTileKeys];
 };
 
 // What a group of rows needs during one chunk.
@@ -106,78 +159,71 @@ inline Tile tile_at(const AttentionArgs& args, int key) {
   return tile;
 }
 
-// Where chains() finds K or V: pair(j, t, half) has eight lanes of step t of group j. What will be read a tile later
-// goes into L2; into L1 it would push out this tile.
+// Where chains() finds K or V: pair(j, t, u, half) has eight lanes of step t + u of group j, t a multiple of kSteps.
+// What will be read a tile later goes into L2; into L1 it would push out this tile.
 template <class Format, int kGroups>
 struct Stored {
+  static constexpr int kSteps = 1;
   const std::byte* x[kGroups];
   const std::byte* ahead[kGroups];
   long stride;  // bytes of a step
-  [[nodiscard]] auto pair(int j, int t, int half) const { return Format::load(x[j] + t * stride + half * kVector * 4); }
+  [[nodiscard]] auto pair(int j, int t, int, int half) const {
+    return Format::load(x[j] + t * stride + half * kVector * 4);
+  }
   void prefetch(int j, int t) const { _mm_prefetch(ahead[j] + t * stride, _MM_HINT_T1); }
 };
 
-// code: times 2^24. The product x with the scale to the nearest bf16, ties to even: with c = x * 65537 to nearest it is
-// c - (c - x), for the product has 15 bits at most. Requires: neither overflows, and x is 0 or normal.
-inline __m256 decoded(__m256 code, __m256 by, __m256 split) {
-  const __m256 c = _mm256_mul_ps(code, split);
-  return _mm256_sub_ps(c, _mm256_fnmadd_ps(code, by, c));
-}
-
-// The codes of eight lanes [8][2] at p, times 2^24: every other byte to the top of its lane.
-inline Bf16::Pair codes_at(const std::byte* p) {
-  const __m256i all = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i even =
-      _mm256_setr_epi32(0x00ffffff, 0x02ffffff, 0x04ffffff, 0x06ffffff, 0x08ffffff, 0x0affffff, 0x0cffffff, 0x0effffff);
-  const __m256i odd = _mm256_or_si256(even, _mm256_set1_epi32(0x01000000));
-  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(all, even)), _mm256_cvtepi32_ps(_mm256_shuffle_epi8(all, odd))};
-}
-
 // Lanes are tokens, each with its own scale.
-template <int kGroups>
+template <class Format, int kGroups>
 struct CodedKeys {
-  static constexpr long kStride = kBlockTokens * 2;
+  static constexpr int kSteps = Format::kSteps;
+  static constexpr long kStride = kBlockTokens * 2;  // of kSteps steps
   const std::byte* x[kGroups];
   const std::byte* ahead[kGroups];
-  __m256 by[kGroups][2];
-  __m256 split[kGroups][2];
-  [[nodiscard]] Bf16::Pair pair(int j, int t, int half) const {
-    const Bf16::Pair codes = codes_at(x[j] + t * kStride + half * kLanes);
-    return {decoded(codes.even, by[j][half], split[j][half]), decoded(codes.odd, by[j][half], split[j][half])};
+  Bf16::Pair by[kGroups][2];
+  [[nodiscard]] Bf16::Pair pair(int j, int t, int u, int half) const {
+    const Bf16::Pair codes = Format::codes_at(x[j] + t / kSteps * kStride + half * kLanes, u == 1);
+    return {Format::decoded(codes.even, by[j][half]), Format::decoded(codes.odd, by[j][half])};
   }
-  void prefetch(int j, int t) const { _mm_prefetch(ahead[j] + t * kStride, _MM_HINT_T1); }
+  void prefetch(int j, int t) const { _mm_prefetch(ahead[j] + t / kSteps * kStride, _MM_HINT_T1); }
 };
 
 // A step is a pair of tokens, whose scales all lanes share.
-template <int kGroups>
+template <class Format, int kGroups>
 struct CodedValues {
+  static constexpr int kSteps = 1;
   const std::byte* x[kGroups];
   const std::byte* ahead[kGroups];
   long stride;
   const float* by[kGroups];
-  const float* split[kGroups];
-  [[nodiscard]] Bf16::Pair pair(int j, int t, int half) const {
-    const Bf16::Pair codes = codes_at(x[j] + t * stride + half * kLanes);
-    const Bf16::Pair scale = Bf16::broadcast(by[j] + 2L * t);
-    const Bf16::Pair both = Bf16::broadcast(split[j] + 2L * t);
-    return {decoded(codes.even, scale.even, both.even), decoded(codes.odd, scale.odd, both.odd)};
+  const float* beside[kGroups];
+  [[nodiscard]] Bf16::Pair pair(int j, int t, int, int half) const {
+    const std::byte* at = x[j] + t * stride;
+    const Bf16::Pair codes =
+        Format::kLaneBytes == 2 ? Format::codes_at(at + half * kLanes, false) : Format::codes_at(at, half == 1);
+    const Bf16::Pair first = Bf16::broadcast(by[j] + 2L * t);
+    const Bf16::Pair second = Bf16::broadcast(beside[j] + 2L * t);
+    return {Format::decoded(codes.even, {first.even, second.even}),
+            Format::decoded(codes.odd, {first.odd, second.odd})};
   }
   void prefetch(int j, int t) const { _mm_prefetch(ahead[j] + t * stride, _MM_HINT_T1); }
 };
 
-// acc[i][2j], [2j+1] += from.pair(j, t, 0), (j, t, 1) * y[i][t] for t in [0, steps).
+// acc[i][2j], [2j+1] += the pairs of group j at t * y[i][t] for t in [0, steps). Requires: whole kSteps.
 template <class Format, int kRows, int kGroups, class Source>
 inline __attribute__((always_inline)) void chains(const Source& from, const float* y, int steps,
                                                   __m256 (&acc)[kRows][2 * kGroups]) {
-  for (int t = 0; t < steps; t++) {
+  for (int t = 0; t < steps; t += Source::kSteps) {
     DALSEGNO_UNROLL for (int j = 0; j < kGroups; j++) {
-      const auto low = from.pair(j, t, 0);
-      const auto high = from.pair(j, t, 1);
       from.prefetch(j, t);
-      DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-        const auto value = Format::broadcast(y + i * kMaxHeadDim + t * Format::kPerStep);
-        acc[i][2 * j] = Format::step(low, value, acc[i][2 * j]);
-        acc[i][2 * j + 1] = Format::step(high, value, acc[i][2 * j + 1]);
+      DALSEGNO_UNROLL for (int u = 0; u < Source::kSteps; u++) {
+        const auto low = from.pair(j, t, u, 0);
+        const auto high = from.pair(j, t, u, 1);
+        DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+          const auto value = Format::broadcast(y + i * kMaxHeadDim + (t + u) * Format::kPerStep);
+          acc[i][2 * j] = Format::step(low, value, acc[i][2 * j]);
+          acc[i][2 * j + 1] = Format::step(high, value, acc[i][2 * j + 1]);
+        }
       }
     }
   }
@@ -194,14 +240,14 @@ void scores(const Tile& tile, const Tile& next, const AttentionArgs& args, Work&
     if constexpr (Format::kCoded) {
       for (int d = 0, g = 0; d < args.head_dim; d += args.codes->group, g++) {
         const int dims = args.head_dim - d < args.codes->group ? args.head_dim - d : args.codes->group;
-        CodedKeys<kGroups> from;
+        CodedKeys<Format, kGroups> from;
         DALSEGNO_UNROLL for (int j = 0; j < kGroups; j++) {
-          from.x[j] = tile.k[b + j] + d * kBlockTokens;
-          from.ahead[j] = next.k[b + j] + d * kBlockTokens;
+          const int offset = d * kBlockTokens * Format::kLaneBytes / 2;
+          from.x[j] = tile.k[b + j] + offset;
+          from.ahead[j] = next.k[b + j] + offset;
           DALSEGNO_UNROLL for (int half = 0; half < 2; half++) {
             const int token = (b + j) * kBlockTokens + half * kVector;
-            from.by[j][half] = _mm256_load_ps(work.k.by[g] + token);
-            from.split[j][half] = _mm256_load_ps(work.k.split[g] + token);
+            from.by[j][half] = {_mm256_load_ps(work.k.by[g] + token), _mm256_load_ps(work.k.beside[g] + token)};
           }
         }
         chains<Format, kRows, kGroups>(from, work.q[0] + d, dims / Format::kPerStep, acc);
@@ -232,7 +278,7 @@ void values(const Tile& tile, const Tile& next, const AttentionArgs& args, int d
     DALSEGNO_UNROLL for (int j = 0; j < 2 * kGroups; j++) acc[i][j] = _mm256_load_ps(out[i].o + d + kVector * j);
   }
   for (int b = 0; b < kTileBlocks; b++) {
-    std::conditional_t<Format::kCoded, CodedValues<kGroups>, Stored<Format, kGroups>> from;
+    std::conditional_t<Format::kCoded, CodedValues<Format, kGroups>, Stored<Format, kGroups>> from;
     DALSEGNO_UNROLL for (int j = 0; j < kGroups; j++) {
       const int at = d + kLanes * j;
       from.x[j] = tile.v[b] + at * Format::kLaneBytes;
@@ -240,7 +286,7 @@ void values(const Tile& tile, const Tile& next, const AttentionArgs& args, int d
       if constexpr (Format::kCoded) {
         const int g = at / args.codes->group;
         from.by[j] = work.v.by[g] + b * kBlockTokens;
-        from.split[j] = work.v.split[g] + b * kBlockTokens;
+        from.beside[j] = work.v.beside[g] + b * kBlockTokens;
       }
     }
     from.stride = static_cast<long>(args.head_dim) * Format::kLaneBytes;
@@ -350,27 +396,43 @@ void attend_keys(const AttentionArgs& args, int row0, int key, const Tile& tile,
   for (; d < args.head_dim; d += kLanes) values<Format, kRows, 1>(tile, next, args, d, work, out);
 }
 
-// False: a scale is so large or small that decoded() might overflow or flush what it should not.
-inline bool read_scales(const std::byte* const (&parts)[kTileBlocks], const KvCodes& codes, Scales& out) {
+// False: a scale or minimum is such that decoded() might overflow or flush what it should not.
+template <int kBits>
+bool read_scales(const std::byte* const (&parts)[kTileBlocks], const KvCodes& codes, Scales& out) {
   const __m256i least = bits(_mm256_set1_ps(0x1p-64F));
   const __m256i most = bits(_mm256_set1_ps(0x1p+64F));
+  const auto widened = [](const std::byte* p) {
+    return _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+  };
   __m256i outside = _mm256_setzero_si256();
   for (int b = 0; b < kTileBlocks; b++) {
-    const auto* from = reinterpret_cast<const __m128i*>(parts[b] + codes.scale_offset);
+    const std::byte* from = parts[b] + codes.scale_offset;
+    const std::byte* minima = parts[b] + codes.minimum_offset;
     for (int begin = 0, g = 0; begin < codes.head_dim; begin += codes.group, g++) {
-      for (int half = 0; half < 2; half++, from++) {
-        const __m256i scale = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), 16);
+      for (int half = 0; half < 2; half++, from += kLanes, minima += kLanes) {
+        const __m256i scale = widened(from);
+        const __m256i minimum = kBits == 8 ? _mm256_setzero_si256() : widened(minima);
         const __m256i small =
             _mm256_andnot_si256(_mm256_cmpeq_epi32(scale, _mm256_setzero_si256()), _mm256_cmpgt_epi32(least, scale));
-        outside = _mm256_or_si256(outside, _mm256_or_si256(small, _mm256_cmpgt_epi32(scale, most)));
-        const __m256 by = _mm256_mul_ps(floats(scale), _mm256_set1_ps(0x1p-24F));
+        const __m256i magnitude = _mm256_and_si256(minimum, _mm256_set1_epi32(INT32_MAX));
+        const __m256i large = _mm256_cmpgt_epi32(_mm256_max_epi32(scale, magnitude), most);
+        outside = _mm256_or_si256(outside, _mm256_or_si256(small, large));
+        const Bf16::Pair by = Coded<kBits>::parameters(floats(scale), floats(minimum));
         const int token = b * kBlockTokens + half * kVector;
-        _mm256_store_ps(out.by[g] + token, by);
-        _mm256_store_ps(out.split[g] + token, _mm256_mul_ps(by, _mm256_set1_ps(65537.0F)));
+        _mm256_store_ps(out.by[g] + token, by.even);
+        _mm256_store_ps(out.beside[g] + token, by.odd);
       }
     }
   }
   return _mm256_testz_si256(outside, outside) != 0;
+}
+
+template <int kBits, int kRows>
+bool attend_codes(const AttentionArgs& args, int row0, int key, const Tile& tile, const Tile& next, Work& work) {
+  if (!read_scales<kBits>(tile.k, *args.codes, work.k) || !read_scales<kBits>(tile.v, *args.codes, work.v))
+    return false;
+  attend_keys<Coded<kBits>, kRows>(args, row0, key, tile, next, work);
+  return true;
 }
 
 template <class Format, int kRows>
@@ -379,10 +441,9 @@ void attend_tile(const AttentionArgs& args, int row0, int key, Work& work) {
   Tile next = tile_at(args, key + kTileKeys);
   if constexpr (Format::kPerStep == 2) {
     if (args.codes != nullptr) {
-      if (args.codes->bits == 8 && read_scales(tile.k, *args.codes, work.k) &&
-          read_scales(tile.v, *args.codes, work.v)) {
-        return attend_keys<Coded, kRows>(args, row0, key, tile, next, work);
-      }
+      const bool done = args.codes->bits == 8 ? attend_codes<8, kRows>(args, row0, key, tile, next, work)
+                                              : attend_codes<4, kRows>(args, row0, key, tile, next, work);
+      if (done) return;
       load_tile<load_codes>(args, next, kTileBlocks, tile);
       next = tile;
     }

@@ -314,59 +314,83 @@ TEST_F(KvCodesTest, AttendingToCodesIsAttendingToTheirValues) {
   }
 }
 
+// A part whose first token has these codes, as far as it takes any, and this scale and minimum.
+Bytes part_of_one_token(const KvCodes& codes, KvPart kind, int first_code, std::uint16_t scale, std::uint16_t minimum) {
+  Bytes part(codes.bytes);
+  for (int d = 0; d < codes.head_dim; ++d) {
+    const auto code = static_cast<unsigned>(first_code + d);
+    if (codes.bits == 8) {
+      const int at = kind == KvPart::keys ? d / 2 * kBlockTokens * 2 + d % 2 : 2 * d;
+      part[static_cast<std::size_t>(at)] = static_cast<std::byte>(code);
+    } else {
+      const int in = kind == KvPart::keys ? 4 : 16;  // dims whose codes lie together
+      const int at = kind == KvPart::keys ? d / in * kBlockTokens * 2 + d % 2 : d / in * in + d % 8 * 2;
+      part[static_cast<std::size_t>(at)] |= static_cast<std::byte>((code & 15) << (d % in < in / 2 ? 0 : 4));
+    }
+  }
+  std::memcpy(part.data() + codes.scale_offset, &scale, sizeof scale);
+  if (codes.bits == 4) std::memcpy(part.data() + codes.minimum_offset, &minimum, sizeof minimum);
+  return part;
+}
+
 // A key seen alone has its own score, a value seen alone is the output: every code under every mantissa of a scale.
 TEST_F(KvCodesTest, AttentionDecodesEveryCodeAsLoadingDoes) {
   constexpr int kDim = 64;
-  constexpr std::size_t kValues = static_cast<std::size_t>(kDim) * kBlockTokens;
-  const KvCodes codes = kv_codes(KvFormat::q8, kDim, 0);
   std::vector<std::uint16_t> q(static_cast<std::size_t>(kDim) * kDim);
   for (std::size_t d = 0; d < kDim; ++d) q[d * kDim + d] = 0x3f80;
   const std::vector<std::int32_t> begin(kDim, 0);
   const std::vector<std::int32_t> end(kDim, 1);
   alignas(64) static float o[kDim][kDim];
   alignas(64) static std::byte tile[4 * 2 * 2 * kBlockTokens * kMaxHeadDim];
+  const auto check = [&](const KvCodes& codes, int first_code, std::uint16_t scale, std::uint16_t minimum,
+                         bool all_rows) {
+    Bytes page = part_of_one_token(codes, KvPart::keys, first_code, scale, minimum);
+    const Bytes values = part_of_one_token(codes, KvPart::values, first_code, scale, minimum);
+    const std::vector<std::uint16_t> keys = loaded(*runnable_kernels().front(), codes, KvPart::keys, page);
+    page.insert(page.end(), values.begin(), values.end());
+    std::byte* pages = page.data();
+    AttentionState states[kDim];
+    for (std::size_t i = 0; i < kDim; ++i) states[i].o = o[i];
+    const AttentionArgs args{.head_dim = kDim,
+                             .pages = &pages,
+                             .page_count = 1,
+                             .v_offset = codes.bytes,
+                             .q = q.data(),
+                             .q_stride = kDim,
+                             .rows = all_rows ? kDim : 1,  // row d sees element d of the key
+                             .begin = begin.data(),
+                             .end = end.data(),
+                             .scale = 1.0F,
+                             .out = states,
+                             .codes = &codes,
+                             .loaded = tile};
+    for (const Kernels* level : runnable_kernels()) {
+      level->attend(args);
+      for (int d = 0; d < kDim; ++d) {
+        const float expected = value_at(keys, KvPart::keys, kDim, 0, d);
+        if (d < args.rows) {
+          ASSERT_EQ(states[d].m, expected) << level->name << ' ' << first_code + d << ' ' << scale << ' ' << minimum;
+        }
+        ASSERT_EQ(o[0][d], expected) << level->name << ' ' << first_code + d << ' ' << scale << ' ' << minimum;
+      }
+    }
+  };
+  const auto bf16 = [](int exponent, int mantissa) {
+    return static_cast<std::uint16_t>((exponent + 127) << 7 | mantissa);
+  };
   for (const int exponent : {-126, -120, -65, -64, -3, 0, 63, 64, 65, 119}) {
     for (int mantissa = 0; mantissa < 128; ++mantissa) {
-      for (int first = -128; first < 128; first += kDim) {
-        Bytes page(2 * codes.bytes);
-        for (int d = 0; d < kDim; ++d) {
-          const auto code = static_cast<std::byte>(first + d);
-          page[static_cast<std::size_t>(d / 2 * kBlockTokens * 2 + d % 2)] = code;
-          page[codes.bytes + static_cast<std::size_t>(2 * d)] = code;
-        }
-        const auto scale = static_cast<std::uint16_t>((exponent + 127) << 7 | mantissa);
-        std::memcpy(page.data() + codes.scale_offset, &scale, sizeof scale);
-        std::memcpy(page.data() + codes.bytes + codes.scale_offset, &scale, sizeof scale);
-        std::vector<std::uint16_t> keys(kValues);
-        scalar::load_codes(page.data(), codes, KvPart::keys, nullptr, reinterpret_cast<std::byte*>(keys.data()));
-        std::byte* pages = page.data();
-        AttentionState states[kDim];
-        for (std::size_t i = 0; i < kDim; ++i) states[i].o = o[i];
-        const bool all_rows = exponent == 0;  // the others' keys are those of the first row
-        const AttentionArgs args{.head_dim = kDim,
-                                 .pages = &pages,
-                                 .page_count = 1,
-                                 .v_offset = codes.bytes,
-                                 .q = q.data(),
-                                 .q_stride = kDim,
-                                 .rows = all_rows ? kDim : 1,
-                                 .begin = begin.data(),
-                                 .end = end.data(),
-                                 .scale = 1.0F,
-                                 .out = states,
-                                 .codes = &codes,
-                                 .loaded = tile};
-        for (const Kernels* level : runnable_kernels()) {
-          level->attend(args);
-          for (int d = 0; d < kDim; ++d) {
-            const float expected = value_at(keys, KvPart::keys, kDim, 0, d);
-            if (d < args.rows) {
-              ASSERT_EQ(states[d].m, expected) << level->name << ' ' << first + d << ' ' << scale;
-            }
-            ASSERT_EQ(o[0][d], expected) << level->name << ' ' << first + d << ' ' << scale;
-          }
-        }
+      const std::uint16_t scale = bf16(exponent, mantissa);
+      for (int code = -128; code < 128; code += kDim) {
+        check(kv_codes(KvFormat::q8, kDim, 0), code, scale, 0, exponent == 0);
       }
+      for (const int above : {-9, -1, 0, 1, 2, 3, 4, 9}) {  // of the minimum
+        if (exponent + above < -126 || exponent + above > 122) continue;
+        const auto minimum = static_cast<std::uint16_t>(bf16(exponent + above, mantissa * 37 % 128) | 0x8000);
+        check(kv_codes(KvFormat::q4, kDim, 0), 0, scale, minimum, exponent == 0);
+      }
+      check(kv_codes(KvFormat::q4, kDim, 0), 0, scale, bf16(exponent, mantissa * 11 % 128), false);
+      check(kv_codes(KvFormat::q4, kDim, 0), 0, scale, 0, false);
     }
   }
 }
