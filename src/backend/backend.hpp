@@ -92,8 +92,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Load time. Errors: corrupt (non-finite weights, named), exhausted, cancelled.
-  virtual Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) = 0;
+  // Load time. read: called with each piece of a part's data that is not needed any more, on any thread of the pool.
+  // Errors: corrupt (non-finite weights, named), exhausted, cancelled.
+  using Read = std::function<void(std::span<const std::byte> piece)>;
+  virtual Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts, const Read& read) = 0;
   // The parts' values one after another; each part is f32 with n == 1.
   virtual Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) = 0;
   // within: a buffer that is never needed at the same time, whose memory this one uses as well if it is large enough.

@@ -37,13 +37,8 @@ Result<T> in_file(const GgufFile& file, Result<T> result) {
 Result<std::unique_ptr<Weight>> load_weight(const GgufFile& file, std::initializer_list<std::string> names,
                                             Backend& backend) {
   DALSEGNO_ASSIGN(parts, sources(file, names));
-  auto weight = in_file(file, backend.load(parts));
-  // It has been repacked: without this the model would be in memory twice.
-  for (const std::string& name : names) {
-    const GgufTensor& tensor = *file.find_tensor(name);
-    file.forget({tensor.data, tensor.bytes});
-  }
-  return weight;
+  // What has been repacked would be in memory twice.
+  return in_file(file, backend.load(parts, [&](std::span<const std::byte> piece) { file.forget(piece); }));
 }
 
 Result<std::unique_ptr<Vector>> load_vector(const GgufFile& file, std::initializer_list<std::string> names,

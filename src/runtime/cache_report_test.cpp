@@ -59,7 +59,7 @@ TEST(CacheReport, CountsRequestsByWhyTheirReuseEnded) {
 }
 
 TEST(CacheReport, CountsBlocksThatWentByWhy) {
-  const auto engine = open_engine({.context = 1024, .memory_bytes = 33ULL << 20});
+  const auto engine = open_engine({.context = 1024, .memory_bytes = 37ULL << 20});
   std::uint64_t blocks = 0;
   engine->scheduler().on_engine_thread([&](KvCache& cache) { blocks = cache.stats().pages_limit; });
   int asked = 0;

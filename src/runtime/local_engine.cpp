@@ -71,17 +71,15 @@ Result<void> check_switches(const EngineOptions& options) {
   return {};
 }
 
-// Says what is needed in all, instead of where loading ended, if that is what the budget lacks.
-Error without_room(Error error, const EngineOptions& options, const MemoryBudget& budget, std::uint64_t free) {
-  const auto needs = [&]() -> Result<MemoryNeeds> {
-    DALSEGNO_ASSIGN(file, GgufFile::open(options.model_path));
-    DALSEGNO_ASSIGN(config, read_config(*file));
-    return memory_needs(*file, config, options, 1);
-  }();
-  if (!needs.ok() || needs->total() <= free) return error;
-  error.message = fmt::format("{} needs at least {}, or lower --context", quoted_path(options.model_path),
-                              too_much_for(budget, needs->total(), free));
-  return error;
+// Before a tensor is read.
+Result<void> check_room(const GgufFile& file, const ModelConfig& config, const EngineOptions& options,
+                        const MemoryBudget& budget) {
+  DALSEGNO_ASSIGN(needs, memory_needs(file, config, options, 1));
+  const std::uint64_t free = budget.free_bytes();
+  if (needs.total() <= free) return {};
+  return Error{ErrorCode::exhausted,
+               fmt::format("{} needs at least {}, or lower --context", quoted_path(options.model_path),
+                           too_much_for(budget, needs.total(), free))};
 }
 
 }  // namespace
@@ -98,14 +96,10 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::open(const EngineOptions& opti
   const ProcessMemory::Use loading = memory->use();
   std::unique_ptr<LocalEngine> engine(new LocalEngine(*kernels, memory, worker_threads(options)));
   make_room(*memory, options, cancel);
-  const std::uint64_t free = memory->budget().free_bytes();
   // The vocabulary's tables take one thread about as long as the weights take all.
   auto tokenizer = std::async(std::launch::async, [&] { return Tokenizer::open(options.model_path); });
   Result<void> loaded = engine->load(options, cancel);
   DALSEGNO_ASSIGN(opened, tokenizer.get());
-  if (!loaded.ok() && loaded.error().code == ErrorCode::exhausted) {
-    return without_room(std::move(loaded).error(), options, memory->budget(), free);
-  }
   DALSEGNO_TRY(std::move(loaded));
   if (cancel.stop_requested()) {
     return Error{ErrorCode::cancelled, fmt::format("{}: loading was cancelled", quoted_path(options.model_path))};
@@ -158,6 +152,9 @@ Result<void> LocalEngine::load(const EngineOptions& options, const std::stop_tok
   config_ = config;
   DALSEGNO_ASSIGN(kv, kv_options(config, options.kv));
   DALSEGNO_TRY(check_context(options, config));
+  DALSEGNO_TRY(check_room(*file, config, options, memory_->budget()));
+  DALSEGNO_ASSIGN(saving, memory_->budget().reserve(MemoryKind::work, kSavingBytes, "saving caches"));
+  saving_ = std::move(saving);
   DALSEGNO_ASSIGN(vocabulary, memory_->budget().reserve(MemoryKind::work, vocabulary_bytes(*file), "the vocabulary"));
   vocabulary_ = std::move(vocabulary);
   const int wanted = context_of(options, config);
@@ -293,7 +290,7 @@ Result<Explanation> LocalEngine::explain(std::span<const TokenId> prompt, const 
 }
 
 std::uint64_t LocalEngine::bytes() const {
-  return backend_->weight_bytes() + backend_->work_bytes() + vocabulary_.bytes() +
+  return backend_->weight_bytes() + backend_->work_bytes() + vocabulary_.bytes() + saving_.bytes() +
          (draft_model_ == nullptr ? 0 : draft_model_->bytes());
 }
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -68,6 +69,8 @@ class LocalEngine final : public Engine {
   [[nodiscard]] const Vocabulary& vocabulary() const;
   // Reserved for as long as it is open: all but what it caches and the index of that.
   [[nodiscard]] std::uint64_t bytes() const;
+  // Holds kSavingBytes of the budget, for the buffers of one save or load at a time.
+  [[nodiscard]] std::unique_lock<std::mutex> saving_buffers() { return std::unique_lock(saving_mutex_); }
   [[nodiscard]] const Kernels& kernels() const { return kernels_; }
   [[nodiscard]] ProcessMemory& memory() { return *memory_; }
   [[nodiscard]] Scheduler& scheduler() { return *scheduler_; }
@@ -81,11 +84,13 @@ class LocalEngine final : public Engine {
   Result<void> load(const EngineOptions& options, const std::stop_token& cancel);
 
   std::atomic<std::uint64_t> next_held_{1};
+  std::mutex saving_mutex_;
   // Constant after open(); destroyed from the last to the first.
   std::optional<Tokenizer> tokenizer_;
   const Kernels& kernels_;
   const std::shared_ptr<ProcessMemory> memory_;
   Reservation vocabulary_;
+  Reservation saving_;
   ThreadPool pool_;
   ModelConfig config_;
   int context_ = 0;

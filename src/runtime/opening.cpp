@@ -48,7 +48,7 @@ Result<MemoryNeeds> memory_needs(const GgufFile& file, const ModelConfig& config
   cache.layout = kv_layout(config, kv);
   cache.most_tokens = limits.positions;
   MemoryNeeds needs{.weights = backend->weight_bytes(),
-                    .work = backend->work_bytes() + vocabulary_bytes(file),
+                    .work = backend->work_bytes() + vocabulary_bytes(file) + kSavingBytes,
                     .cache = KvCache::bytes_needed(cache, tokens, limits.rows)};
   if (options.draft_model_path.empty()) return needs;
   const auto draft = make_sizing_backend(pool, *runnable_kernels().front(), ledger, DraftModel::kActivationBits);

@@ -2,10 +2,17 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <string>
 
 #include "base/memory_budget.hpp"
 #include "dalsegno/diagnostics.hpp"
 #include "dalsegno/memory.hpp"
+#include "dalsegno/prompt_cache.hpp"
 #include "runtime/test_engine.hpp"
 
 namespace dalsegno {
@@ -81,6 +88,51 @@ TEST(OpeningBudget, TooSmallABudgetIsToldWhatIsNeededInAll) {
   EXPECT_THAT(just.error().message,
               AllOf(HasSubstr("needs at least " + std::to_string(needed) + " bytes, but the memory budget is " +
                               std::to_string(needed - 1) + " bytes;")));
+}
+
+// A damaged tensor, which is what loading would end with.
+TEST(OpeningBudget, IsTooSmallBeforeATensorIsRead) {
+  const Opened shape{"llama-gqa", {}, 8, 2, 2048};
+  const std::string whole = testing::tiny_model(shape.model);
+  const auto damaged =
+      std::filesystem::path(::testing::TempDir()) / ("opening_" + std::to_string(::getpid()) + ".gguf");
+  std::filesystem::copy_file(whole, damaged, std::filesystem::copy_options::overwrite_existing);
+  const auto file = GgufFile::open(whole).value();
+  {
+    std::fstream out(damaged, std::ios::in | std::ios::out | std::ios::binary);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    out.seekp(static_cast<std::streamoff>(file->find_tensor("blk.0.attn_norm.weight")->offset));
+    out.write(reinterpret_cast<const char*>(&nan), sizeof nan);
+  }
+  EngineOptions options = options_of(shape, 0);
+  const std::uint64_t needed = memory_needs(*file, read_config(*file).value(), options, 1).value().total();
+  options.model_path = damaged.string();
+  for (const bool enough : {true, false}) {
+    options.memory.bytes = enough ? needed : needed - 1;
+    const auto refused = LocalEngine::open(options);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code, enough ? ErrorCode::corrupt : ErrorCode::exhausted) << refused.error().message;
+  }
+  std::filesystem::remove(damaged);
+}
+
+TEST(OpeningBudget, WhatIsCachedCanBeSavedAndLoadedHoweverFullItIs) {
+  const Opened shape{"gemma3-swa", {}, 8, 2, 600};
+  const auto report =
+      inspect(testing::tiny_model(shape.model), shape.kv, shape.context, shape.activation_bits, shape.threads);
+  const auto engine = LocalEngine::open(options_of(shape, report->memory_at_context)).value();
+  const auto path = std::filesystem::path(::testing::TempDir()) / ("full_" + std::to_string(::getpid()));
+  std::mt19937 random(2);
+  const auto cache = PromptCache::make(*engine, testing::random_tokens(random, shape.context - 1));
+  ASSERT_TRUE(cache.ok()) << cache.error().message;
+  MemoryBudget& budget = engine->memory().budget();
+  const auto rest = budget.reserve(MemoryKind::work, budget.free_bytes(), "a test");  // no byte is left
+  ASSERT_TRUE(rest.ok()) << rest.error().message;
+  const Result<void> saved = cache->save(path.string());
+  EXPECT_TRUE(saved.ok()) << saved.error().message;
+  const auto loaded = PromptCache::load(*engine, path.string());
+  EXPECT_TRUE(loaded.ok()) << loaded.error().message;
+  std::filesystem::remove(path);
 }
 
 }  // namespace

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <mutex>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "runtime/opening.hpp"
 #include "runtime/prompt_cache_state.hpp"
 #include "runtime/saved_layout.hpp"
 
@@ -98,13 +100,16 @@ Error misshapen(const std::string& path) {
                            path)};
 }
 
-// For the pieces that are read or written and one that is being used. What is cached makes way for them.
-Result<Reservation> reserve_buffers(ProcessMemory& memory, std::uint64_t file_bytes, const char* what) {
-  MemoryBudget& budget = memory.budget();
-  const std::uint64_t bytes = std::min<std::uint64_t>(4 * kChecksumPiece, 4 * file_bytes);
-  if (auto reserved = budget.reserve(MemoryKind::work, bytes, what); reserved.ok()) return reserved;
-  memory.ask_and_wait({.target = std::max<std::uint64_t>(1, budget.limit() - std::min(budget.limit(), bytes))});
-  return budget.reserve(MemoryKind::work, bytes, what);
+// Memory for one that saves or loads: of the budget if that has some, else the engine's own, when it is its turn.
+struct Buffers {
+  Reservation reserved;
+  std::unique_lock<std::mutex> turn;
+};
+Buffers buffers_for(LocalEngine& engine, std::uint64_t file_bytes, const char* what) {
+  const std::uint64_t bytes = std::min<std::uint64_t>(kSavingBytes, 4 * file_bytes);
+  auto reserved = engine.memory().budget().reserve(MemoryKind::work, bytes, what);
+  if (reserved.ok()) return {std::move(reserved).value(), {}};
+  return {{}, engine.saving_buffers()};
 }
 
 struct Contents {
@@ -192,7 +197,7 @@ Result<void> save_cache(FileSystem& files, const std::string& path, LocalEngine&
   DALSEGNO_ASSIGN(text, engine.tokenizer().decode(cache.tokens()));
   const SafetensorsHeader header =
       header_of(engine.numerics_key(), saved, attached.size(), hex(sha256(std::as_bytes(std::span(text)))));
-  DALSEGNO_ASSIGN(buffers, reserve_buffers(engine.memory(), header.bytes(), "saving a cache"));
+  const Buffers buffers = buffers_for(engine, header.bytes(), "saving a cache");
   DALSEGNO_ASSIGN(writer, SafetensorsWriter::create(files, path, header));
   DALSEGNO_TRY(writer.append(std::as_bytes(cache.tokens())));
   DALSEGNO_TRY(writer.append(std::as_bytes(std::span(attached))));
@@ -214,7 +219,7 @@ Result<SavedCache> load_cache(FileSystem& files, const std::string& path, Engine
   auto& engine = dynamic_cast<LocalEngine&>(any_engine);
   const ProcessMemory::Use active = engine.memory().use();
   DALSEGNO_ASSIGN(reader, SafetensorsReader::open(files, path));
-  DALSEGNO_ASSIGN(buffers, reserve_buffers(engine.memory(), reader.header().bytes(), "loading a cache"));
+  const Buffers buffers = buffers_for(engine, reader.header().bytes(), "loading a cache");
   DALSEGNO_TRY(check_key(path, reader.header(), engine.numerics_key()));
   DALSEGNO_ASSIGN(contents, read_beginning(reader, path, engine, engine.layout()));
   if (contents.tokens.empty()) {

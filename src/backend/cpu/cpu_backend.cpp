@@ -56,7 +56,7 @@ class CpuBackend final : public Backend {
         products_(pool, kernels),
         lookahead_(pool.threads()) {}
 
-  Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts) override;
+  Result<std::unique_ptr<Weight>> load(std::span<const TensorSource> parts, const Read& read) override;
   Result<std::unique_ptr<Vector>> load_vector(std::span<const TensorSource> parts) override;
   Result<std::unique_ptr<Buffer>> make_buffer(int rows, int columns, const Buffer* within) override;
   Result<std::unique_ptr<Activations>> make_activations(int rows, int columns, std::span<const Weight* const> readers,
@@ -130,7 +130,15 @@ class CpuBackend final : public Backend {
   std::vector<const char*> failed_;                   // [rows of the step]
 };
 
-Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> parts) {
+// The data of outputs [begin, end).
+std::span<const std::byte> rows_of(const TensorSource& source, int begin, int end) {
+  const TensorTypeTraits& type = traits(source.type);
+  const std::size_t row =
+      static_cast<std::size_t>(source.k / type.block_elements) * static_cast<std::size_t>(type.block_bytes);
+  return {source.data + static_cast<std::size_t>(begin) * row, static_cast<std::size_t>(end - begin) * row};
+}
+
+Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> parts, const Read& read) {
   auto weight = std::make_unique<CpuWeight>();
   for (const TensorSource& source : parts) {
     const PackedFormat format = packed_format(source.type);
@@ -143,8 +151,9 @@ Result<std::unique_ptr<Weight>> CpuBackend::load(std::span<const TensorSource> p
         const int begin = panels * part / count;
         const int end = panels * (part + 1) / count;
         for (int at = begin; at < end && !cancel_.stop_requested(); at += share) {
-          if (!pack_panels(source.type, source.data, source.n, source.k, at, std::min(end, at + share), data))
-            finite = false;
+          const int next = std::min(end, at + share);
+          if (!pack_panels(source.type, source.data, source.n, source.k, at, next, data)) finite = false;
+          read(rows_of(source, at * kPanelColumns, std::min(source.n, next * kPanelColumns)));
         }
       });
     if (cancel_.stop_requested()) return Error{ErrorCode::cancelled, "loading was cancelled"};
