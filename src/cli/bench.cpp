@@ -209,6 +209,7 @@ void add_options(CLI::App& verb, BenchOptions& options) {
       ->allow_extra_args(false);
   add_number(verb, "--repeat", options.repeat, 1, 1000, "measured runs after one to warm up (default: 5)");
   verb.add_option("--compare", options.compare, "an earlier output of --json: show what changed since")
+      ->check(named)
       ->type_name("FILE");
   verb.add_flag_callback(
       "--short", [&options] { options.brief = true, options.repeat = 1; },

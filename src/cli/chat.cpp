@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "base/files.hpp"
 #include "cli/cache_lines.hpp"
 #include "cli/json.hpp"
 #include "cli/line_editor.hpp"
@@ -66,22 +67,18 @@ class Chat {
 
 std::vector<Message> Chat::beginning() const {
   if (options_.system.empty()) return {};
-  return {{.role = "system", .content = well_formed(options_.system)}};
+  return {{.role = "system", .content = options_.system}};
 }
 
 Result<Reply> Chat::ask(const std::string& question) {
   PrefillProgress progress;
-  return session_.stream(well_formed(question), options_.generate, live_callbacks(!options_.common.json, progress));
+  return session_.stream(question, options_.generate, live_callbacks(!options_.common.json, progress));
 }
 
 Result<void> Chat::resume() {
   if (options_.session.empty()) return {};
   auto loaded = Session::load(engine_, options_.session, {}, options_.generate.salt);
-  if (!loaded.ok() && loaded.error().code == ErrorCode::not_found) {
-    const std::filesystem::path folder = std::filesystem::absolute(options_.session).parent_path();
-    if (std::filesystem::is_directory(folder)) return {};
-    return Error{ErrorCode::not_found, fmt::format("there is no folder '{}' to save the session in", folder.string())};
-  }
+  if (!loaded.ok() && loaded.error().code == ErrorCode::not_found) return {};
   if (!loaded.ok()) return std::move(loaded).error();
   const std::vector<Message>& said = loaded->transcript();
   if (!options_.system.empty() && (said.empty() || said.front() != beginning().front())) {
@@ -111,22 +108,24 @@ Result<void> Chat::print_reply(const Reply& reply) {
   return save();
 }
 
-// The next line of standard input without its line break, or nothing at its end.
-Result<std::optional<std::string>> next_line() {
+// The next line of standard input, its `number`th, without its line break, or nothing at its end.
+Result<std::optional<std::string>> next_line(int number) {
   std::string line;
   int c = std::getchar();
-  if (c == EOF) return std::optional<std::string>();
   for (; c != EOF && c != '\n'; c = std::getchar()) {
     line += static_cast<char>(c);
     if (line.size() > kMostInput) return too_much("a line of standard input");
   }
+  if (c == EOF) DALSEGNO_TRY(check_input());
+  if (c == EOF && line.empty()) return std::optional<std::string>();
   if (line.ends_with('\r')) line.pop_back();
+  DALSEGNO_TRY(check_utf8(line, fmt::format("line {} of standard input", number)));
   return std::optional(line);
 }
 
 Result<int> Chat::follow_script() {
-  for (;;) {
-    DALSEGNO_ASSIGN(question, next_line());
+  for (int number = 1;; ++number) {
+    DALSEGNO_ASSIGN(question, next_line(number));
     if (!question) return 0;
     if (question->empty()) continue;
     if (!options_.common.json) say(fmt::format("> {}\n", *question));
@@ -221,7 +220,24 @@ void Chat::undo() {
   report(session_.rewind(session_.turns() - 1), "The last question and its reply are taken back.\n");
 }
 
+// Before anything is computed that could not be saved: makes a file beside the session's and removes it.
+Result<void> check_place(const std::string& session) {
+  if (session.empty()) return {};
+  const std::string folder = std::filesystem::absolute(session).parent_path().string();
+  if (!std::filesystem::is_directory(folder)) {
+    return Error{ErrorCode::not_found, fmt::format("there is no folder '{}' to save the session in", folder)};
+  }
+  const auto made = AtomicFile::create(system_files(), session);
+  if (made.ok()) return {};
+  const bool is_no_file = made.error().code == ErrorCode::invalid_argument;
+  return Error{made.error().code, fmt::format("the session cannot be saved: {}{}", made.error().message,
+                                              is_no_file ? "" : "; name a file in a folder that can be written to")};
+}
+
 Result<int> chat(const ChatOptions& options) {
+  DALSEGNO_TRY(check_input());  // a model's file may take the place of a closed one
+  DALSEGNO_TRY(find_model(options.common.model));
+  DALSEGNO_TRY(check_place(options.session));
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
   check_generation(options.generate, *engine);
   if (!engine->tokenizer().has_template()) {
@@ -240,9 +256,12 @@ Result<int> chat(const ChatOptions& options) {
 void add_chat(CLI::App& app, Action& action) {
   auto* verb = app.add_subcommand("chat", "Hold a conversation, at a terminal or one question per line of input");
   const auto options = std::make_shared<ChatOptions>();
-  verb->add_option("--system", options->system, "a system message before the conversation")->type_name("TEXT");
+  verb->add_option("--system", options->system, "a system message before the conversation")
+      ->check(utf8_only)
+      ->type_name("TEXT");
   verb->add_option("--session", options->session,
                    "a file that holds the conversation: it goes on from there, and is saved after every turn")
+      ->check(named)
       ->type_name("FILE");
   verb->add_flag("--show-ids", options->show_ids, "add the token ids of prompt and reply to the JSON");
   add_common(*verb, options->common, ModelUse::runs);

@@ -45,19 +45,22 @@ void print(const Explanation& seen, int turn, const std::string& text, bool as_j
   if (!text.empty()) say(fmt::format("  from here on: {}\n", one_line(text)));
 }
 
-// Each prompt is computed after it was explained, so that the next is explained as it would be met.
+// Each prompt is computed after it was explained, so that the next may reuse it. A reply, which could be reused as
+// well, is not: its tokens depend on how it would be sampled.
 Result<int> explain(const ExplainOptions& options) {
   DALSEGNO_TRY(find_model(options.common.model));
   DALSEGNO_ASSIGN(questions, questions_of(options.question));
   DALSEGNO_ASSIGN(engine, open_engine(options.common));
   int turn = 0;
   for (const Question& question : questions) {
-    DALSEGNO_ASSIGN(ids, ids_of(engine->tokenizer(), question));
-    DALSEGNO_ASSIGN(seen, engine->explain(ids));
-    print(seen, ++turn, text_at(engine->tokenizer(), ids, seen.reuse.at), options.common.json);
+    const auto ids = ids_of(engine->tokenizer(), question);
+    if (!ids.ok()) return located(question, ids.error());
+    const auto seen = engine->explain(*ids);
+    if (!seen.ok()) return located(question, seen.error());
+    print(*seen, ++turn, text_at(engine->tokenizer(), *ids, seen->reuse.at), options.common.json);
     DALSEGNO_TRY(finish_output());
     if (turn == static_cast<int>(questions.size())) break;
-    DALSEGNO_TRY(engine->generate(ids, {.max_tokens = 1}));
+    DALSEGNO_TRY(engine->generate(*ids, {.max_tokens = 1}));
   }
   return 0;
 }
@@ -70,7 +73,8 @@ void add_explain(CLI::App& app, Action& action) {
   const auto complete = add_questions(*verb, options->question);
   add_common(*verb, options->common, ModelUse::runs);
   verb->footer(
-      "With --messages each conversation is explained as if those before it had been answered.\n\n"
+      "With --messages each conversation is explained as if those before it had been read and cached, but not\n"
+      "answered: what a reply would add to the cache cannot be known without running it.\n\n"
       "Example:\n  dalsegno explain -m smollm2 --messages conversations.jsonl");
   verb->callback([options, complete, &action] {
     complete();

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <iterator>
 
+#include "cli/terminal.hpp"
+
 namespace dalsegno::cli {
 namespace {
 
@@ -51,12 +53,17 @@ std::string dump(const json::value& value) {
 }
 
 Result<json::value> parse_json(std::string_view text, const std::string& what) {
+  DALSEGNO_TRY(check_utf8(text, what));
   json::error_code error;
   json::parse_options options;
   options.max_depth = kMostNested;
-  json::value value = json::parse(text, error, {}, options);
-  if (error) return Error{ErrorCode::invalid_argument, fmt::format("{} is not JSON: {}", what, error.message())};
-  return value;
+  json::stream_parser parser({}, options);
+  std::size_t read = parser.write_some(text, error);
+  if (!error && read < text.size()) error = json::error::extra_data;
+  if (!error) parser.finish(error);
+  if (!error) return parser.release();
+  return Error{ErrorCode::invalid_argument,
+               fmt::format("{} is not JSON at byte offset {}: {}", what, read, error.message())};
 }
 
 Result<std::vector<TokenId>> token_ids(const json::value& value, const std::string& what, int vocabulary) {
@@ -68,6 +75,12 @@ Result<std::vector<TokenId>> token_ids(const json::value& value, const std::stri
   std::vector<TokenId> ids;
   ids.reserve(array->size());
   for (const auto& element : *array) {
+    const auto* number = element.if_double();
+    if (number != nullptr && *number >= 0 && *number < vocabulary && std::floor(*number) == *number) {
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("{}: element {} has a fraction or an exponent; write the token id as an integer: {}",
+                               what, ids.size(), *number)};
+    }
     const auto* id = element.if_int64();
     if (id == nullptr || *id < 0 || *id >= vocabulary) {
       return Error{ErrorCode::invalid_argument, fmt::format("{}: element {} is {}, not a token id from 0 to {}", what,

@@ -71,6 +71,12 @@ Error is_folder(const std::string& name) {
 }
 
 Error is_missing(const std::string& name, const std::vector<fs::path>& models) {
+  if (models_folder().empty()) {
+    return {ErrorCode::not_found,
+            fmt::format("there is no model '{}': no file of that path, and no models folder, as HOME is not set; set "
+                        "HOME, or DALSEGNO_MODELS to the folder your models are in",
+                        name)};
+  }
   return {ErrorCode::not_found,
           fmt::format("there is no model '{}': no file of that path, and the models folder {} holds {}; `make models` "
                       "gets the models",
@@ -82,8 +88,9 @@ Error is_missing(const std::string& name, const std::vector<fs::path>& models) {
 std::string models_folder() {
   if (std::string folder = environment("DALSEGNO_MODELS"); !folder.empty()) return folder;
   std::string data = environment("XDG_DATA_HOME");
-  if (data.empty()) data = environment("HOME") + "/.local/share";
-  return data + "/dalsegno/models";
+  const std::string home = environment("HOME");
+  if (data.empty() && !home.empty()) data = home + "/.local/share";
+  return data.empty() ? "" : data + "/dalsegno/models";
 }
 
 Result<std::string> find_model(const std::string& name) {

@@ -6,7 +6,8 @@
 
 namespace dalsegno::cli {
 
-// $DALSEGNO_MODELS, else $XDG_DATA_HOME/dalsegno/models, else ~/.local/share/dalsegno/models.
+// $DALSEGNO_MODELS, else $XDG_DATA_HOME/dalsegno/models, else $HOME/.local/share/dalsegno/models; empty if none of
+// these is set.
 [[nodiscard]] std::string models_folder();
 
 // The path of the model that `name` means: an existing file, or the one file of the models folder whose

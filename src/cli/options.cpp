@@ -9,6 +9,7 @@
 
 #include "cli/constraint_options.hpp"
 #include "cli/models_folder.hpp"
+#include "cli/terminal.hpp"
 
 namespace dalsegno::cli {
 namespace {
@@ -103,6 +104,15 @@ void read_biases(SamplingOptions& sampling, const std::vector<std::string>& text
 
 void wrong_usage(const std::string& sentence) {
   throw CLI::ValidationError(sentence);
+}
+
+std::string utf8_only(const std::string& text) {
+  const auto checked = check_utf8(text, "the text");
+  return checked.ok() ? "" : checked.error().message;
+}
+
+std::string named(const std::string& file) {
+  return file.empty() ? "the name is empty; give one" : "";
 }
 
 void refuse_number(const std::string& option, const std::string& text, const std::string& least,
@@ -251,6 +261,7 @@ void add_generation(CLI::App& app, GenerateOptions& options) {
       ->group(group);
   add_constraint(app, options);
   app.add_option("--stop", options.stop, "end the reply before this text; may be given several times")
+      ->check(utf8_only)
       ->type_name("TEXT")
       ->allow_extra_args(false)
       ->group(group);
@@ -274,6 +285,7 @@ void add_draft_model(CLI::App& app, CommonOptions& options) {
   app.add_option("--draft-model", options.draft_model,
                  "a small model with the same vocabulary, which guesses the next tokens where that is faster; never "
                  "changes the reply")
+      ->check(named)
       ->type_name("MODEL")
       ->group("Engine");
 }

@@ -24,6 +24,10 @@ template <class T>
   return result;
 }
 
+// For an option's check(): empty, or why this is no text for a model; why this is no name of a file.
+[[nodiscard]] std::string utf8_only(const std::string& text);
+[[nodiscard]] std::string named(const std::string& file);
+
 // What every verb takes.
 struct CommonOptions {
   std::string model;        // as given: a path or a name in the models folder

@@ -9,6 +9,8 @@
 namespace dalsegno::cli {
 namespace {
 
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
 void check_together(const QuestionOptions& options) {
   if (options.has_messages && (options.has_prompt || options.raw || !options.system.empty())) {
     wrong_usage("--messages holds whole conversations; --prompt, --system and --raw cannot go with it");
@@ -32,10 +34,20 @@ std::string message_problem(const boost::json::value& message) {
   return {};
 }
 
+// Requires: message_problem() finds none in any message.
+std::size_t first_parted(const boost::json::array& messages) {
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    const auto* content = messages[i].get_object().if_contains("content");
+    if (content != nullptr && content->is_array()) return i + 1;
+  }
+  return 0;
+}
+
 Result<Question> single_question(const QuestionOptions& options) {
   std::string prompt = options.prompt;
   if (!options.has_prompt) {
     DALSEGNO_ASSIGN(input, read_all("-"));
+    DALSEGNO_TRY(check_utf8(input, "standard input"));
     prompt = input;
     if (prompt.ends_with('\n')) prompt.pop_back();
   }
@@ -45,14 +57,15 @@ Result<Question> single_question(const QuestionOptions& options) {
   if (options.raw) return Question{.text = prompt, .raw = true};
   boost::json::array messages;
   if (!options.system.empty()) {
-    messages.push_back(boost::json::object{{"role", "system"}, {"content", well_formed(options.system)}});
+    messages.push_back(boost::json::object{{"role", "system"}, {"content", options.system}});
   }
-  messages.push_back(boost::json::object{{"role", "user"}, {"content", well_formed(prompt)}});
+  messages.push_back(boost::json::object{{"role", "user"}, {"content", prompt}});
   return Question{.text = dump(messages)};
 }
 
 Result<std::vector<Question>> conversations(const std::string& path) {
   DALSEGNO_ASSIGN(text, read_all(path));
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   std::vector<Question> questions;
   int line_number = 0;
   for (std::size_t begin = 0; begin < text.size();) {
@@ -72,7 +85,7 @@ Result<std::vector<Question>> conversations(const std::string& path) {
       if (problem.empty()) continue;
       return Error{ErrorCode::invalid_argument, fmt::format("message {} in {} {}", i + 1, what, problem)};
     }
-    questions.push_back({.text = line, .where = what});
+    questions.push_back({.text = line, .where = what, .parted = first_parted(value.get_array())});
   }
   if (questions.empty())
     return Error{ErrorCode::invalid_argument, fmt::format("{} holds no messages", source_name(path))};
@@ -87,14 +100,25 @@ Result<std::vector<Question>> questions_of(const QuestionOptions& options) {
   return std::vector<Question>{question};
 }
 
+Error located(const Question& question, const Error& error) {
+  return question.where.empty() ? error : Error{error.code, fmt::format("{}: {}", question.where, error.message)};
+}
+
 Result<std::vector<TokenId>> ids_of(const Tokenizer& tokenizer, const Question& question) {
   if (question.raw) return tokenizer.encode(question.text, {.special = false, .bos = true});
   if (!tokenizer.has_template()) {
     return Error{ErrorCode::unsupported,
                  "this model has no chat template; use --raw to have it continue the prompt as it is"};
   }
-  DALSEGNO_ASSIGN(prompt, tokenizer.render(question.text, true));
-  return tokenizer.encode(prompt, {.special = true, .bos = false});
+  auto prompt = tokenizer.render(question.text, true);
+  if (!prompt.ok() && question.parted > 0) {
+    prompt = Error{prompt.error().code,
+                   fmt::format("{}; the \"content\" of message {} is an array, which not every template takes: give it "
+                               "as text",
+                               prompt.error().message, question.parted)};
+  }
+  if (!prompt.ok()) return std::move(prompt).error();
+  return tokenizer.encode(*prompt, {.special = true, .bos = false});
 }
 
 std::function<void()> add_questions(CLI::App& verb, QuestionOptions& options) {
@@ -105,9 +129,9 @@ std::function<void()> add_questions(CLI::App& verb, QuestionOptions& options) {
   auto* messages = verb.add_option("--messages", options.messages,
                                    "instead of a prompt: JSON lines, each an array of messages, answered one after "
                                    "another by one engine; - is standard input");
-  prompt->type_name("TEXT");
-  system->type_name("TEXT");
-  messages->type_name("FILE");
+  prompt->type_name("TEXT")->check(utf8_only);
+  system->type_name("TEXT")->check(utf8_only);
+  messages->type_name("FILE")->check(named);
   return [&options, prompt, messages] {
     options.has_prompt = prompt->count() > 0;
     options.has_messages = messages->count() > 0;

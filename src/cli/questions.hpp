@@ -22,13 +22,16 @@ struct QuestionOptions {
 struct Question {
   std::string text;
   bool raw = false;
-  std::string where{};  // "line 2 of FILE", where there are several
+  std::string where{};     // "line 2 of FILE", where there are several
+  std::size_t parted = 0;  // the first message, from 1, whose content is an array of parts; 0: none
 };
 
 // Adds --prompt, --system, --raw and --messages. The callback completes `options` and ends the program with wrong
 // usage if they contradict each other; call it first in the verb's own.
 [[nodiscard]] std::function<void()> add_questions(CLI::App& verb, QuestionOptions& options);
 Result<std::vector<Question>> questions_of(const QuestionOptions& options);
+// The error, which says in which of the questions.
+[[nodiscard]] Error located(const Question& question, const Error& error);
 Result<std::vector<TokenId>> ids_of(const Tokenizer& tokenizer, const Question& question);
 
 }  // namespace dalsegno::cli

@@ -30,11 +30,10 @@ void print_reply(const Reply& reply, int turn, const RunOptions& options) {
 
 Result<Reply> answer(Engine& engine, const Question& question, const RunOptions& options) {
   PrefillProgress progress;
-  auto ids = ids_of(engine.tokenizer(), question);
-  auto reply = ids.ok() ? engine.generate(*ids, options.generate, live_callbacks(!options.common.json, progress))
-                        : Result<Reply>(std::move(ids).error());
-  if (reply.ok() || question.where.empty()) return reply;
-  return Error{reply.error().code, fmt::format("{}: {}", question.where, reply.error().message)};
+  const auto ids = ids_of(engine.tokenizer(), question);
+  if (!ids.ok()) return located(question, ids.error());
+  auto reply = engine.generate(*ids, options.generate, live_callbacks(!options.common.json, progress));
+  return reply.ok() ? std::move(reply) : located(question, reply.error());
 }
 
 Result<void> check_begun(const Reply& reply, const Question& question, const RunOptions& options) {

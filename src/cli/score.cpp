@@ -109,6 +109,7 @@ void add_score(CLI::App& app, Action& action) {
   ScoreOptions& score = options->score;
   add_common(*verb, options->common, ModelUse::runs);
   verb->add_option("--ids", options->ids_path, "a JSON array of token ids; - is standard input")
+      ->check(named)
       ->type_name("FILE")
       ->required();
   verb->add_option_function<std::string>(

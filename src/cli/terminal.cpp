@@ -1,6 +1,7 @@
 #include "cli/terminal.hpp"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -105,12 +106,35 @@ Result<std::string> read_all(const std::string& path) {
   if (file == nullptr) return cannot_read(source_name(path), errno);
   std::string text;
   std::array<char, 1 << 16> buffer;
-  while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
+  // Less than asked for is the end. Reading on would ask a terminal for another one.
+  for (std::size_t count = buffer.size(); count == buffer.size();) {
+    count = std::fread(buffer.data(), 1, buffer.size(), file.get());
     text.append(buffer.data(), count);
     if (text.size() > kMostInput) return too_much(source_name(path));
   }
   if (std::ferror(file.get()) != 0) return cannot_read(source_name(path), errno);
   return text;
+}
+
+Result<void> check_input() {
+  struct stat status {};
+  if (fstat(STDIN_FILENO, &status) != 0) return cannot_read(source_name("-"), errno);
+  if (S_ISDIR(status.st_mode)) return cannot_read(source_name("-"), EISDIR);
+  if (std::ferror(stdin) != 0) return cannot_read(source_name("-"), errno);
+  return {};
+}
+
+Result<void> check_utf8(std::string_view text, const std::string& what) {
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t length = character_length(text.substr(at));
+    if (length == 0) {
+      return Error{
+          ErrorCode::invalid_argument,
+          fmt::format("{} is not valid UTF-8 at byte offset {}; convert it, for example with iconv", what, at)};
+    }
+    at += length;
+  }
+  return {};
 }
 
 std::string well_formed(std::string_view text) {

@@ -27,8 +27,12 @@ void end_when_reader_leaves();
 inline constexpr std::size_t kMostInput = 64U << 20;
 // The error of a source that holds more.
 [[nodiscard]] Error too_much(const std::string& what);
-// All of standard input ("-") or of a file. Errors: not_found, io, exhausted.
+// All of standard input ("-") or of a file, read until its end is met once. Errors: not_found, io, exhausted.
 Result<std::string> read_all(const std::string& path);
+// For what reads standard input by itself. Errors: io, if it is closed or a folder; if a read has failed.
+Result<void> check_input();
+// Errors: invalid_argument, if `text` is not UTF-8; `what` names it in the sentence.
+Result<void> check_utf8(std::string_view text, const std::string& what);
 // The same bytes, with U+FFFD for those that are not UTF-8.
 [[nodiscard]] std::string well_formed(std::string_view text);
 // One short line of what is left after control characters are taken out.

@@ -20,6 +20,7 @@ Result<int> tokenize(const TokenizeOptions& options) {
   DALSEGNO_ASSIGN(path, find_model(options.common.model));
   DALSEGNO_ASSIGN(tokenizer, Tokenizer::open(path));
   DALSEGNO_ASSIGN(text, read_all("-"));
+  DALSEGNO_TRY(check_utf8(text, "standard input"));
   DALSEGNO_ASSIGN(ids, tokenizer.encode(text, options.encode));
   if (options.common.json) {
     say(dump(boost::json::object{{"ids", boost::json::array(ids.begin(), ids.end())}}) + "\n");

@@ -62,6 +62,15 @@ class Constraints(program.ProgramTest):
         self.assert_error(1, [*RUN, "--grammar", self.file("start: none\n")], "none")
         self.assert_error(1, [*RUN, "--regex", "(" * 60000 + ")" * 60000], "the limit")
 
+    def test_what_is_not_utf8(self):
+        path = self.folder / "form.txt"
+        path.write_bytes(b"ab\xff")
+        for option in ("--json-schema", "--grammar"):
+            self.assert_error(2, [*RUN, option, path], f"{option}: ", "form.txt is not valid UTF-8 at byte offset 2",
+                              "convert")
+        for option in ("--regex", "--choice"):
+            self.assert_error(2, [*RUN, option, "ab\udcff"], f"{option}: ", "not valid UTF-8 at byte offset 2", "convert")
+
     def test_wrong_usage(self):
         self.assert_error(2, [*RUN, "--json-schema", self.folder / "absent"], "absent")
         self.assert_error(2, [*RUN, "--grammar", self.folder], "Is a directory")

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 import struct
 import unittest
 
@@ -94,6 +95,24 @@ class SessionFile(talk.TalkTest):
         self.assert_error(1, words, "cannot be used", stdin="More?")
         self.assertEqual(self.session().read_bytes(), before[:-1])
         self.assert_error(1, [*words[:-1], self.folder / "no" / "session"], "no", stdin="More?")
+
+    def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_turn(self):
+        words = ["chat", "-m", self.model, "--session", "/proc/new.st"]  # where not even root makes a file
+        done = self.run_program(*words, stdin="Hello")
+        self.assertEqual((done.returncode, done.stdout), (1, b""))
+        self.assertIn("/proc", self.assert_error(1, words, "cannot be saved", stdin="Hello"))
+
+    def test_an_existing_session_in_such_a_folder_is_refused_too(self):
+        self.chat(TURNS[:1], "--session", self.session())
+        before = self.session().read_bytes()
+        self.folder.chmod(0o555)
+        self.addCleanup(self.folder.chmod, 0o755)
+        if os.access(self.folder, os.W_OK):
+            self.skipTest("root may write anywhere")
+        words = ["chat", "-m", self.model, "--session", self.session()]
+        self.assertEqual(self.run_program(*words, stdin="More?").stdout, b"")
+        self.assert_error(1, words, "cannot be saved", stdin="More?")
+        self.assertEqual(self.session().read_bytes(), before)
 
     def test_nothing_else_is_left_in_its_folder(self):
         self.chat(TURNS, "--session", self.session())

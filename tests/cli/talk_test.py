@@ -2,9 +2,12 @@
 """run and chat with a chat template: what they print, what they reuse, what they refuse."""
 
 import json
+import subprocess
 import unittest
 
+import gguf_edit
 import talk
+from program import BINARY, EMULATOR, TINY
 
 TURNS = ["Hello there", "What is a river?", "", "And \u00e4 \U0001f30a?"]
 ASKED = [turn for turn in TURNS if turn]
@@ -78,9 +81,61 @@ class Talk(talk.TalkTest):
         self.assertEqual(self.one_json(*words, stdin="a line\n")["prompt_ids"], with_option)
         self.assertNotEqual(self.one_json(*words, stdin="a line\n\n")["prompt_ids"], with_option)
 
-    def test_ill_formed_input_is_answered(self):
-        for words in (["run"], ["run", "--raw"], ["chat"]):
-            self.json_lines(words[0], "-m", self.model, *words[1:], "--max-tokens", 2, stdin=b"caf\xe9 \xed\xa0\x80\n")
+    def test_ill_formed_input_is_refused(self):
+        for verb, where in ((["run"], ""), (["run", "--raw"], ""), (["explain"], ""), (["tokenize"], ""),
+                            (["chat"], "line 3 of ")):
+            text = b"caf\xe9" if verb != ["chat"] else b"Hi\n\ncaf\xe9\nWhy?\n"
+            expected = f"{where}standard input is not valid UTF-8 at byte offset 3"
+            self.assert_error(1, [*verb, "-m", self.model], expected, "convert", stdin=text)
+        for text, offset in ((b"\xed\xa0\x80", 0), (b"abc\xc3", 3), (b"\xf0\x9f\x8c\x8a\xc0\x80", 4)):
+            self.assert_error(1, ["run", "-m", self.model], f"byte offset {offset};", stdin=text)
+
+    def test_an_ill_formed_option_is_refused(self):
+        for verb, options in (("run", ("--prompt", "--system", "--stop")), ("chat", ("--system", "--stop"))):
+            for option in options:
+                words = [verb, "-m", self.model, option, "caf\udce9"]
+                self.assert_error(2, words, f"{option}: ", "not valid UTF-8 at byte offset 3", stdin="Hi")
+
+    def test_ill_formed_messages_are_refused(self):
+        path = self.folder / "talk.jsonl"
+        path.write_bytes(b'[{"role":"user","content":"a"}]\n[{"role":"user","content":"\xe9"}]\n')
+        self.assert_error(1, ["run", "-m", self.model, "--messages", path],
+                          "line 2 of", "talk.jsonl is not valid UTF-8 at byte offset 27")
+        self.assert_error(1, ["template", "-m", self.model], "standard input is not valid UTF-8 at byte offset 1",
+                          stdin=b"[\xff")
+
+    def test_messages_may_begin_with_a_byte_order_mark(self):
+        line = json.dumps([{"role": "user", "content": "Hi"}])
+        plain, marked = (self.one_json("run", "-m", self.model, "--messages", "-", "--max-tokens", 4, "--show-ids",
+                                       stdin=start + line)["prompt_ids"] for start in ("", "\ufeff"))
+        self.assertEqual(plain, marked)
+        self.assert_error(1, ["run", "-m", self.model, "--messages", "-"], "line 2", "byte offset 0",
+                          stdin=f"{line}\n\ufeff{line}")
+
+    def test_bad_json_is_located(self):
+        for text, offset in (("[{]", 2), ('[{"role" "user"}]', 9), ("[1,2", 4), ("[] x", 3)):
+            self.assert_error(1, ["run", "-m", self.model, "--messages", self.messages_file(text)],
+                              f"is not JSON at byte offset {offset}:")
+
+    def test_a_content_that_the_template_cannot_join_is_named(self):
+        template = "{% for message in messages %}{{ 'x' + message['content'] }}{% endfor %}"
+        model = self.folder / "strict.gguf"
+        model.write_bytes(gguf_edit.variant(TINY, {"tokenizer.chat_template": template}))
+        said = [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b"}]}]
+        path = self.messages_file("", json.dumps(said))
+        for verb in ("run", "explain"):
+            self.assert_error(1, [verb, "-m", model, "--messages", path], "line 2 of", "template fails",
+                              "message 2", "array", "give it as text")
+        self.json_lines("run", "-m", self.model, "--messages", path, "--max-tokens", 1)
+
+    def test_standard_input_that_cannot_be_read(self):
+        for verb in ("chat", "run", "tokenize"):
+            words = [*EMULATOR, BINARY, verb, "-m", str(self.model)]
+            for redirection, cause in (("<.", "Is a directory"), ("<&-", "Bad file descriptor")):
+                done = subprocess.run(["sh", "-c", f'exec "$@" {redirection}', "sh", *words], capture_output=True,
+                                      check=False, timeout=120)
+                self.assertEqual(done.stderr.decode(), f"error: cannot read standard input: {cause}\n", verb)
+                self.assertEqual(done.returncode, 1)
 
     def test_conversations_are_answered_in_order_by_one_engine(self):
         line = json.dumps([{"role": "user", "content": "Tell me about rivers."}])

@@ -125,6 +125,17 @@ class AtATerminal(talk.TalkTest):
         terminal.wait_for("interrupted]")
         self.assertEqual(terminal.end(), 130)
 
+    def test_one_ctrl_d_ends_standard_input(self):
+        message = b'[{"role":"user","content":"Hi"}]\n'
+        for words, typed, answer in ((["run", "--max-tokens", 2], b"Hi\n", "tokens in"),
+                                     (["tokenize"], b"Hi\n", "72 105"),
+                                     (["score", "--ids", "-"], b"[1, 2]\n", "tokens in"),
+                                     (["run", "--max-tokens", 2, "--messages", "-"], message, "tokens in")):
+            terminal = self.start(*words)
+            terminal.type(typed + CTRL_D)
+            terminal.wait_for(answer)
+            self.assertEqual(terminal.end(), 0)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -166,6 +166,26 @@ class Usage(program.ProgramTest):
             self.assert_error(1, ["score", "-m", TINY, "--ids", path], "bad.json")
         self.assert_error(1, ["score", "-m", TINY, "--ids", self.folder / "absent.json"], "absent.json")
 
+    def test_ids_that_are_not_written_as_integers(self):
+        for text, element in (("[1e2,2]", "element 0"), ("[2,3.0]", "element 1")):
+            error = self.assert_error(1, ["score", "-m", TINY, "--ids", "-"], element, "as an integer", stdin=text)
+            self.assertNotIn("not a token id", error)
+        self.assert_error(1, ["score", "-m", TINY, "--ids", "-"], "not a token id from 0 to 263", stdin="[1e3]")
+
+    def test_an_empty_file_name(self):
+        run = ["run", "-m", TINY, "--raw", "-p", "x"]
+        for words in (["chat", "-m", TINY, "--session"], [*run, "--draft-model"], [*run, "--json-schema"],
+                      [*run, "--grammar"], ["run", "-m", TINY, "--messages"], ["score", "-m", TINY, "--ids"],
+                      ["bench", "-m", TINY, "--compare"]):
+            self.assert_error(2, [*words, ""], words[-1], "empty")
+
+    def test_no_home(self):
+        env = {"HOME": "", "XDG_DATA_HOME": "", "DALSEGNO_MODELS": ""}
+        error = self.assert_error(1, ["inspect", "-m", "NoSuchModel"], "NoSuchModel", "HOME is not set",
+                                  "DALSEGNO_MODELS", env=env)
+        self.assertNotIn("/.local", error)
+        self.output("inspect", "-m", TINY, env=env)
+
     def test_positions_outside_the_ids(self):
         ids = self.ids_file([1, 2, 3])
         for option, value in (("--at", "3"), ("--at", "-1"), ("--from", "3"), ("--warm", "4")):
@@ -182,7 +202,19 @@ class Usage(program.ProgramTest):
         other = self.folder / "other.gguf"
         other.write_bytes(gguf_edit.variant(TINY, {"general.architecture": "mamba"}))
         self.assert_error(1, ["run", "-m", other, "--raw", "--prompt", "x"], "mamba", "llama, qwen2, qwen3, gemma3")
-        self.assertIn("mamba", self.output("inspect", "-m", other))
+        shown = self.output("inspect", "-m", other)
+        self.assertIn("mamba", shown)
+        self.assertIn("unknown", shown)
+        self.assertNotRegex(shown, r"[ (]0 (layers|tokens|heads|B)|hidden 0|of 0\b")
+        value = self.one_json("inspect", "-m", other)
+        for field in ("layers", "hidden", "feed_forward", "heads", "kv_heads", "head_dim", "context", "at_context",
+                      "sliding_window", "windowed_layers", "kv_bytes_per_token", "packed_weight_bytes",
+                      "memory_at_context"):
+            self.assertIsNone(value[field], field)
+        self.assertEqual((value["architecture"], value["runnable"], value["vocabulary"]), ("mamba", False, 264))
+        other.write_bytes(gguf_edit.variant(TINY, {"general.architecture": "mamba", "mamba.block_count": 7}))
+        self.assertIn("7 layers, hidden unknown", self.output("inspect", "-m", other))
+        self.assertEqual(self.one_json("inspect", "-m", other)["layers"], 7)
 
     def test_every_architecture_continues_text(self):
         for name in ("llama-gqa", "qwen2-bias", "qwen3-qknorm", "gemma3-swa"):
