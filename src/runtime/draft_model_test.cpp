@@ -394,7 +394,6 @@ TEST(DraftModelTest, NumbersThatOverflowEndItsGuessesAlone) {
   EXPECT_EQ(sum(engine->draft_report()->proposed), 0U);
   follow(*engine, sound, 40, true);
   EXPECT_GT(sum(engine->draft_report()->proposed), 0U);
-  std::remove(path.c_str());
 }
 
 // --- What is refused ---

@@ -12,8 +12,8 @@ namespace {
 
 class FingerprintMemoryTest : public ::testing::Test {
  protected:
-  void SetUp() override { std::filesystem::remove_all(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  void SetUp() override { std::filesystem::remove_all(above_); }
+  void TearDown() override { std::filesystem::remove_all(above_); }
   [[nodiscard]] std::filesystem::path only_file() const {
     std::filesystem::path found;
     for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
@@ -23,7 +23,8 @@ class FingerprintMemoryTest : public ::testing::Test {
     return found;
   }
 
-  const std::string folder_ = fmt::format("{}dalsegno_fingerprints_{}/below", ::testing::TempDir(), ::getpid());
+  const std::string above_ = fmt::format("{}dalsegno_fingerprints_{}", ::testing::TempDir(), ::getpid());
+  const std::string folder_ = above_ + "/below";
   const FingerprintMemory memory_{folder_};
   const FileIdentity file_{1, 2, 1ULL << 30, 4, 5};
   const FingerprintMemory::Hash hash_{std::byte{1}, std::byte{2}, std::byte{255}};

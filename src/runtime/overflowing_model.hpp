@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -34,6 +35,9 @@ class OverflowingModel {
     }
     std::ofstream(path, std::ios::binary).write(bytes_.data(), static_cast<std::streamsize>(bytes_.size()));
   }
+  ~OverflowingModel() { std::remove(path_.c_str()); }
+  OverflowingModel(const OverflowingModel&) = delete;
+  OverflowingModel& operator=(const OverflowingModel&) = delete;
   [[nodiscard]] std::unique_ptr<LocalEngine> open() const {
     EngineOptions options;
     options.model_path = path_;
