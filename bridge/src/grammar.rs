@@ -6,7 +6,9 @@
 
 use crate::choices::one_of;
 use crate::failure::{Code, Failure};
-use crate::grammar_errors::{of_lark, of_schema, of_text, EMPTY, TOO_LARGE};
+use crate::grammar_errors::{
+    impossible_definition, of_gbnf, of_lark, of_schema, of_text, EMPTY, IMPOSSIBLE, TOO_LARGE,
+};
 use crate::grammar_gbnf::{is_gbnf, to_lark};
 use crate::grammar_texts::has_a_text;
 use crate::pattern_check::check;
@@ -15,7 +17,7 @@ use crate::schema_ids::{has_addresses_inside, settle};
 use crate::schema_json::read;
 use crate::schema_mended::{meets_bounds, mended};
 use crate::schema_numbers::check_all;
-use crate::schema_rewrite::rewritten;
+use crate::schema_rewrite::{leave_out, none_found, rewritten, Rewritten};
 use crate::tool_calls::{of_an_object, ToolCalls, PYTHON_TAG};
 use crate::tool_text::ToolText;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -43,6 +45,9 @@ const MOST_VALUES: usize = 10_000;
 const LONGEST_REWRITTEN: usize = 1 << 16;
 /// Measured of compiled grammars beside their lexers: at most 130 bytes for each byte of text.
 const BYTES_PER_BYTE: usize = 192;
+/// Definitions of a rewritten schema that may turn out to allow nothing, and bytes that are compiled for that: about 0.3 s.
+const MOST_LEFT_OUT: usize = 8;
+const MOST_COMPILED: usize = 4 * LONGEST_REWRITTEN;
 /// Address space; what compiling does not reach is never touched.
 const STACK: usize = 256 << 20;
 /// Between the tokens of JSON: a space or two, or a new line and what it is indented by.
@@ -104,11 +109,21 @@ impl Source<'_> {
                 Ok(TopLevelGrammar::from_regex(text))
             }
             Source::Lark(text) if is_gbnf(text) => {
-                Ok(TopLevelGrammar::from_lark(to_lark(text).map_err(|wrong| self.refused(wrong))?))
+                Ok(TopLevelGrammar::from_lark(to_lark(text).map_err(|wrong| self.refused(wrong))?.lark))
             }
             Source::Lark(text) => Ok(TopLevelGrammar::from_lark(text.to_string())),
             Source::Choices(texts) if texts.is_empty() => Err(self.refused("it is empty; give at least one".into())),
             Source::Choices(texts) => Ok(TopLevelGrammar::from_regex(&one_of(texts))),
+        }
+    }
+
+    /// Of an error that came when it was compiled.
+    fn reason(&self, error: &anyhow::Error) -> String {
+        match self {
+            Source::Lark(text) if is_gbnf(text) => {
+                to_lark(text).map_or_else(|wrong| wrong, |gbnf| of_gbnf(error, &gbnf))
+            }
+            _ => of_lark(error),
         }
     }
 
@@ -223,7 +238,8 @@ impl Grammars {
 
     /// Of a definition as ToolCalls::read() takes it.
     pub fn compile_tool_calls(&self, definition: &str) -> Result<ToolText, Failure> {
-        let refused = |why: String| Failure::new(Code::InvalidArgument, format!("the tool calls cannot be used: {why}"));
+        let refused =
+            |why: String| Failure::new(Code::InvalidArgument, format!("the tool calls cannot be used: {why}"));
         if definition.len() > LONGEST_TEXT {
             let size = definition.len();
             return Err(refused(format!("their definition has {size} bytes, and {LONGEST_TEXT} are the limit")));
@@ -247,7 +263,9 @@ impl Grammars {
                 .map_err(|why| format!("the parameters of the tool {:?}: {why}", tool.name))?;
             all += longer;
             if all > size + LONGEST_REWRITTEN {
-                return Err(format!("the alternatives of all parameters, each by itself, come to too much {TOO_LARGE}"));
+                return Err(format!(
+                    "the alternatives of all parameters, each by itself, come to too much {TOO_LARGE}"
+                ));
             }
             schemas.push(schema);
         }
@@ -260,23 +278,20 @@ impl Grammars {
     /// As it was compiled, and by how much longer than it is.
     fn compilable(&self, schema: Value) -> Result<(Value, usize), String> {
         let size = schema.to_string().len();
-        let (mut parser, longer, schema) = self.schema_parser(TopLevelGrammar::from_json_schema(schema), size)?;
-        self.check_beginning(&mut parser)?;
+        let (_, longer, schema) = self.schema_parser(TopLevelGrammar::from_json_schema(schema), size)?;
         Ok((schema, longer.saturating_sub(size)))
     }
 
     /// With the length of the text that was compiled.
     fn parser(&self, source: &Source) -> Result<(TokenParser, usize), Failure> {
         let grammar = source.grammar()?;
-        let (mut parser, size) = match source {
-            Source::JsonSchema(_) => {
-                self.schema_parser(grammar, source.size()).map(|(parser, size, _)| (parser, size))
-            }
-            _ => self.factory.create_parser(grammar).map(|parser| (parser, source.size())).map_err(|e| of_lark(&e)),
+        if let Source::JsonSchema(_) = source {
+            let made = self.schema_parser(grammar, source.size());
+            return made.map(|(parser, size, _)| (parser, size)).map_err(|reason| source.refused(reason));
         }
-        .map_err(|reason| source.refused(reason))?;
+        let mut parser = self.factory.create_parser(grammar).map_err(|e| source.refused(source.reason(&e)))?;
         self.check_beginning(&mut parser).map_err(|reason| source.refused(reason))?;
-        Ok((parser, size))
+        Ok((parser, source.size()))
     }
 
     /// That some text is whole by it, and that a text can begin: what the first mask takes too long for is not begun.
@@ -301,33 +316,47 @@ impl Grammars {
     /// Of a JSON schema that llguidance has no words for, once it is rewritten in its words. So is one with addresses
     /// inside: llguidance takes a reference that it was led to as one from where it was led from. So is one whose bounds meet.
     /// With the length of the text that was compiled, and as what it was.
-    fn schema_parser(
-        &self,
-        mut grammar: TopLevelGrammar,
-        size: usize,
-    ) -> Result<(TokenParser, usize, Value), String> {
+    fn schema_parser(&self, mut grammar: TopLevelGrammar, size: usize) -> Result<(TokenParser, usize, Value), String> {
         let schema = grammar.grammars[0].json_schema.clone().unwrap_or_default();
         if !has_addresses_inside(&schema) && !meets_bounds(&schema) {
             let mut as_written = grammar.clone();
             as_written.grammars[0].json_schema.iter_mut().for_each(|schema| mended(schema, Draft::default()));
             let written = as_written.grammars[0].json_schema.clone().unwrap_or_default();
             let refused = match self.factory.create_parser(as_written) {
-                Ok(parser) => return Ok((parser, size, written)),
+                Ok(mut parser) => return self.check_beginning(&mut parser).map(|()| (parser, size, written)),
                 Err(e) => of_schema(&e),
             };
             if refused.contains(TOO_LARGE) {
                 return Err(refused);
             }
         }
-        let mut schema = rewritten(&schema)?;
+        let Rewritten { mut schema, untold } = rewritten(&schema)?;
+        // Where something was told too narrowly, that nothing is allowed is no proof.
+        let unproven = |why: String| match &untold {
+            Some(what) if [IMPOSSIBLE, EMPTY].contains(&why.as_str()) => none_found(Some(what)),
+            _ => why,
+        };
         mended(&mut schema, Draft::default());
         let longer = schema.to_string().len();
         if longer > size + LONGEST_REWRITTEN {
             return Err(format!("its alternatives, each by itself, come to too much {TOO_LARGE}"));
         }
-        grammar.grammars[0].json_schema = Some(schema.clone());
-        let parser = self.factory.create_parser(grammar).map_err(|e| of_schema(&e))?;
-        Ok((parser, longer, schema))
+        // Each costs a compilation.
+        for _ in 0..(MOST_COMPILED / longer.max(1)).clamp(1, MOST_LEFT_OUT) {
+            grammar.grammars[0].json_schema = Some(schema.clone());
+            let e = match self.factory.create_parser(grammar.clone()) {
+                Ok(mut parser) => {
+                    self.check_beginning(&mut parser).map_err(unproven)?;
+                    return Ok((parser, longer, schema));
+                }
+                Err(e) => e,
+            };
+            let left_out = impossible_definition(&e).is_some_and(|name| leave_out(&mut schema, &name));
+            if !left_out {
+                return Err(unproven(of_schema(&e)));
+            }
+        }
+        Err("it has more parts that no value is valid by than can be left out of it; leave them out".into())
     }
 }
 

@@ -1,7 +1,10 @@
 //! What llguidance says is wrong, in sentences for who wrote the schema, expression or grammar, or follows it.
 
+use crate::grammar_gbnf::Rewritten;
+
 pub const TOO_LARGE: &str = "(too large); make it smaller";
 pub const EMPTY: &str = "no text matches it";
+pub const IMPOSSIBLE: &str = "no value is valid by it";
 
 /// Of a grammar in Lark's syntax: a part of what is said of it, and what is wrong. {}: the name that is said first.
 const OF_LARK: [(&str, &str); 36] = [
@@ -44,17 +47,16 @@ const OF_LARK: [(&str, &str); 36] = [
 ];
 
 /// Of a JSON schema: what is left to llguidance to notice.
-const OF_SCHEMAS: [(&str, &str); 8] = [
-    ("Unsatisfiable", "no value is valid by it"),
-    ("egex is empty", "no value is valid by it"),
-    ("multipleOf", "the \"multipleOf\" in it has too many digits; give it fewer"),
-    ("multiple of", "the \"multipleOf\" in it has too many digits; give it fewer"),
-    ("integer range", "bounds of a number in it are too large or have too many digits; give them fewer"),
-    ("float range", "bounds of a number in it are too large or have too many digits; give them fewer"),
+const OF_SCHEMAS: [(&str, &str); 7] = [
     (
         "Unable to determine",
         "a pattern in it is too complex to be combined with a length, format or pattern; make it simpler",
     ),
+    ("Unsatisfiable", IMPOSSIBLE),
+    ("multipleOf", "the \"multipleOf\" in it has too many digits; give it fewer"),
+    ("multiple of", "the \"multipleOf\" in it has too many digits; give it fewer"),
+    ("integer range", "bounds of a number in it are too large or have too many digits; give them fewer"),
+    ("float range", "bounds of a number in it are too large or have too many digits; give them fewer"),
     ("exceeds the supported range", "a length of texts in it is too large; make it smaller"),
 ];
 
@@ -71,6 +73,14 @@ fn first(error: &anyhow::Error) -> String {
     all.split("\n<").next().unwrap_or("").to_string()
 }
 
+/// The name of a definition that no value is valid by, where that is what is wrong.
+pub fn impossible_definition(error: &anyhow::Error) -> Option<String> {
+    let said = first(error);
+    let (what, place) = said.rsplit_once("while processing ")?;
+    let impossible = what.starts_with("Unsatisfiable");
+    Some(place.rsplit_once("#/$defs/")?.1.to_string()).filter(|_| impossible)
+}
+
 pub fn of_schema(error: &anyhow::Error) -> String {
     let said = first(error);
     if is_limit(&said) && !said.contains("multipleOf") {
@@ -81,6 +91,17 @@ pub fn of_schema(error: &anyhow::Error) -> String {
 }
 
 pub fn of_lark(error: &anyhow::Error) -> String {
+    let told = |(line, column)| format!("in line {line}, column {column}, ");
+    of_rules(error, told, |name| name.to_string())
+}
+
+/// In the words and lines that it was rewritten from.
+pub fn of_gbnf(error: &anyhow::Error, gbnf: &Rewritten) -> String {
+    let told = |(line, column)| format!("in line {}, ", gbnf.line(line, column));
+    of_rules(error, told, |name| gbnf.name(name).to_string())
+}
+
+fn of_rules(error: &anyhow::Error, told: impl Fn((usize, usize)) -> String, named: impl Fn(&str) -> String) -> String {
     let said = first(error);
     if is_limit(&said) {
         return format!("it takes more than the limits allow to compile {TOO_LARGE}");
@@ -88,23 +109,22 @@ pub fn of_lark(error: &anyhow::Error) -> String {
     let (place, what) = placed(&said);
     let known = OF_LARK.iter().find(|(part, _)| what.contains(part));
     let sentence = known.map_or("it is not understood; mend it", |(_, sentence)| sentence);
-    format!("{place}{}", sentence.replace("{}", &name(what)))
+    format!("{}{}", place.map_or(String::new(), told), sentence.replace("{}", &name(what, named)))
 }
 
 /// "at 2(5): what", or without "at".
-fn placed(said: &str) -> (String, &str) {
+fn placed(said: &str) -> (Option<(usize, usize)>, &str) {
     let rest = said.strip_prefix("at ").unwrap_or(said);
     let parts = rest.split_once(": ").and_then(|(place, what)| {
         let (line, column) = place.strip_suffix(')')?.split_once('(')?;
-        let is_number = |text: &str| text.parse::<u32>().is_ok();
-        (is_number(line) && is_number(column)).then(|| (format!("in line {line}, column {column}, "), what))
+        Some((Some((line.parse().ok()?, column.parse().ok()?)), what))
     });
-    parts.unwrap_or((String::new(), said))
+    parts.unwrap_or((None, said))
 }
 
-fn name(what: &str) -> String {
+fn name(what: &str, named: impl Fn(&str) -> String) -> String {
     let quoted = what.split('"').nth(1).filter(|name| !name.is_empty());
-    quoted.map_or("so named".into(), |name| format!("\"{}\"", name.chars().take(60).collect::<String>()))
+    quoted.map_or("so named".into(), |name| format!("\"{}\"", named(name).chars().take(60).collect::<String>()))
 }
 
 /// Of a text that follows a grammar.

@@ -226,3 +226,124 @@ fn what_would_end_within_a_reply_is_refused_before_it() {
         assert!(grammars().compile(&Source::Regex(pattern)).is_ok(), "{pattern}");
     }
 }
+
+#[test]
+fn numbers_that_no_double_tells_are_refused_wherever_they_count() {
+    let number = "123456789012345678901234567890";
+    for schema in [
+        r#"{"const":N}"#,
+        r#"{"const":-N}"#,
+        r#"{"enum":["a",[1,{"b":N}]]}"#,
+        r#"{"enum":[18446744073709551617]}"#,
+        r#"{"const":1152921504606846976}"#,
+        r#"{"const":9007199254740993.0}"#,
+        r#"{"const":{"default":N}}"#,
+        r#"{"type":"number","minimum":-N}"#,
+        r#"{"type":"number","maximum":N}"#,
+        r#"{"type":"integer","minimum":N}"#,
+        r#"{"type":"number","exclusiveMinimum":-N}"#,
+        r#"{"type":"number","exclusiveMaximum":N}"#,
+        r#"{"type":"number","multipleOf":N}"#,
+        r#"{"properties":{"default":{"const":N}}}"#,
+        r##"{"x":{"default":{"const":N}},"$ref":"#/x/default"}"##,
+    ] {
+        let said = refusal(&Source::JsonSchema(&schema.replace('N', number)));
+        assert!(said.ends_with("too large to be told from the next number; keep below 2^53"), "{schema}: {said}");
+    }
+    let tools = json!({"style": "json", "tool_choice": "required", "tools": [{"name": "f", "parameters": {}}]});
+    let tools = tools.to_string().replace("\"parameters\":{}", &format!(r#""parameters":{{"const":{number}}}"#));
+    let said = grammars().compile_tool_calls(&tools).err().map_or(String::new(), |failure| failure.message);
+    assert!(said.contains("too large to be told"), "{said}");
+    let notes = r#"{"type":"integer","maximum":N,"default":N,"examples":[N],"properties":{"n":{"default":N}}}"#;
+    let follower = grammars().compile(&Source::JsonSchema(&notes.replace('N', number))).unwrap();
+    assert!(accepts(&follower, "9223372036854775807") && !accepts(&follower, "9223372036854775808"));
+    let follower = grammars().compile(&Source::JsonSchema(r#"{"enum":[9007199254740992]}"#)).unwrap();
+    assert!(accepts(&follower, "9007199254740992"));
+}
+
+// What is too much to follow, or told too narrowly, need not be empty.
+#[test]
+fn that_nothing_is_valid_is_said_only_where_it_is_sure() {
+    let complex = "a pattern in it is too complex to be combined";
+    let not_found = "no value is found that is valid by it: what a negated";
+    for (schema, sentence) in [
+        (r#"{"type":"string","pattern":"^a*b{1,150}$","minLength":200,"maxLength":300}"#, complex),
+        (r#"{"type":"string","pattern":"^a*b{1,150}$","minLength":200}"#, complex),
+        (
+            r#"{"patternProperties":{"b$":{}},"additionalProperties":false,"not":{"additionalProperties":false}}"#,
+            not_found,
+        ),
+        (
+            r#"{"type":"object","required":["a"],"properties":{"a":{"type":"string","pattern":"^[A-Z]$",
+                "not":{"pattern":"[A-Y]"},"allOf":[{"maxLength":1},{"pattern":"^[^Z]$|^Z$"}]}},
+                "not":{"patternProperties":{"^x":{"type":"string"}}},"additionalProperties":false}"#,
+            not_found,
+        ),
+        (
+            r#"{"oneOf":[{"type":"object","properties":{"p1":{}},"additionalProperties":false},
+                {"type":"object","properties":{"p2":{}},"additionalProperties":false}]}"#,
+            not_found,
+        ),
+    ] {
+        let said = refusal(&Source::JsonSchema(schema));
+        is_ours(&said);
+        assert!(said.starts_with(&format!("the JSON schema cannot be used: {sentence}")), "{schema}: {said}");
+    }
+    let said = refusal(&Source::JsonSchema(r#"{"type":"object","minProperties":1,"additionalProperties":{"not":{}}}"#));
+    assert!(said.ends_with("no value is valid by it"), "{said}");
+}
+
+#[test]
+fn an_optional_part_that_cannot_be_is_left_out() {
+    let impossible = r#"{"type":"object","properties":{"c":{"anyOf":[{"type":"string","pattern":"^\\d{2}$",
+        "maxLength":1}]},"d":{"oneOf":[{"not":{}}]}},"required":["c"]}"#;
+    let compile = |schema: &str| grammars().compile(&Source::JsonSchema(&schema.replace("NO", impossible)));
+    let follower = compile(r#"{"properties":{"a":NO,"b":{"items":NO}},"type":"object"}"#).unwrap();
+    for good in ["{}", r#"{"b":1}"#, r#"{"b":[]}"#, r#"{"c":{"c":""}}"#] {
+        assert!(accepts(&follower, good), "{good}");
+    }
+    for bad in [r#"{"a":1}"#, r#"{"a":{"c":""}}"#, r#"{"b":[1]}"#] {
+        assert!(!accepts(&follower, bad), "{bad}");
+    }
+    let follower = compile(r#"{"anyOf":[NO,{"type":"integer"}]}"#).unwrap();
+    assert!(accepts(&follower, "1") && !accepts(&follower, r#"{"c":""}"#));
+    let none = "the JSON schema cannot be used: no value is valid by it";
+    for schema in ["NO", r#"{"type":"object","properties":{"a":NO},"required":["a"]}"#, r#"{"anyOf":[NO,NO]}"#] {
+        assert_eq!(compile(schema).err().map(|failure| failure.message).as_deref(), Some(none), "{schema}");
+    }
+    let own = |i: usize| format!(r#""p{i}":{}"#, impossible.replace("\"d\"", &format!("\"d{i}\"")));
+    let many = (0..20).map(own).collect::<Vec<_>>().join(",");
+    let said = refusal(&Source::JsonSchema(&format!(r#"{{"properties":{{{many}}}}}"#)));
+    assert!(said.ends_with("it has more parts that no value is valid by than can be left out of it; leave them out"), "{said}");
+}
+
+#[test]
+fn alternatives_that_overlap_are_counted_first() {
+    let part = |i: usize| json!({"type": "object", "properties": {format!("p{i}"): {"type": "string"}}});
+    let all = |size: usize| json!({"oneOf": (0..size).map(part).collect::<Vec<_>>()}).to_string();
+    assert!(grammars().compile(&Source::JsonSchema(&all(40))).is_ok());
+    let before = std::time::Instant::now();
+    let said = refusal(&Source::JsonSchema(&all(200)));
+    assert!(said.ends_with("its alternatives are too many to be taken apart; make it simpler"), "{said}");
+    // To do it takes three.
+    assert!(before.elapsed() < std::time::Duration::from_secs(1), "{:?}", before.elapsed());
+}
+
+#[test]
+fn what_is_wrong_in_gbnf_is_told_in_its_own_words() {
+    let cases = [
+        ("root ::= \"x\" foo\n", r#"in line 1, there is no rule "foo"; define it"#),
+        ("# a\nroot ::= \"x\" |\n  my-Rule\n", r#"in line 3, there is no rule "my-Rule"; define it"#),
+        ("root ::= a\na ::= \"b\"\n\na ::= \"c\"\n", r#"in line 4, "a" is defined twice"#),
+        ("foo ::= \"x\"\n", "it has no rule named root; name the first one so"),
+        ("foo ::= \"x\"\nroot ::= foo\n\n  | (\"a\"\n", "in line 4, something else is expected there"),
+        ("root ::= \"\u{e9}\"\n  foo\nfoo ::=\n \"a\" )\n", "in line 4, something else is expected there"),
+        ("foo ::= \"x\"\nroot ::= foo\n foo{5,2}\n", "in line 2, a range must begin at 0 or later"),
+        ("root ::= root\n", "no text matches it"),
+    ];
+    for (grammar, sentence) in cases {
+        let said = refusal(&Source::Lark(grammar));
+        is_ours(&said);
+        assert!(said.starts_with(&format!("the grammar cannot be used: {sentence}")), "{grammar}: {said}");
+    }
+}

@@ -42,6 +42,12 @@ impl<'r> Places<'r> {
 
 impl<'r> Writer<'r> {
     pub fn array(&mut self, array: &Array<'r>) -> Result<Vec<Value>, String> {
+        let told = [
+            ("\"contains\"", array.contains.is_empty()),
+            ("\"unevaluatedItems\"", array.unevaluated.is_empty()),
+            ("\"uniqueItems\"", !array.unique),
+        ];
+        told.iter().filter(|(_, absent)| !absent).for_each(|(what, _)| self.expansion.narrow(what));
         let Some(mut places) = self.places(array)? else { return Ok(Vec::new()) };
         if !array.unique {
             return Ok(self.elements(&places)?.into_iter().collect());
@@ -189,6 +195,12 @@ impl<'r> Writer<'r> {
     }
 
     pub fn object(&mut self, object: &Object<'r>) -> Result<Vec<Value>, String> {
+        if !object.unevaluated.is_empty() {
+            self.expansion.narrow("\"unevaluatedProperties\"");
+        }
+        if !object.names.is_empty() {
+            self.expansion.narrow("\"propertyNames\"");
+        }
         let keys = if object.names.is_empty() {
             None
         } else {
@@ -219,6 +231,9 @@ impl<'r> Writer<'r> {
             whole.insert("patternProperties".into(), Value::Object(patterns));
         }
         whole.insert("additionalProperties".into(), rest);
+        if optional.len() > MOST_CHOSEN_FROM && (object.least > 0 || object.most.is_some()) {
+            self.expansion.narrow("a bound on the number of members");
+        }
         Ok(counted(object, &whole, &optional, open))
     }
 
@@ -296,7 +311,10 @@ impl<'r> Writer<'r> {
             let mut value = self.goal(&goal)?;
             let pattern = match group.as_slice() {
                 [one] => one.clone(),
-                many => many.iter().map(|each| format!("(?:{each})")).collect::<Vec<_>>().join("|"),
+                many => {
+                    self.expansion.narrow("overlapping \"patternProperties\"");
+                    many.iter().map(|each| format!("(?:{each})")).collect::<Vec<_>>().join("|")
+                }
             };
             if keys.is_some() {
                 value = None; // which of them are names that are allowed cannot be told

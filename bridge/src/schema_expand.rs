@@ -38,8 +38,8 @@ const MOST_LOOKED_AT: usize = 8;
 /// Takes schemas of one document apart.
 pub struct Expansion<'r> {
     pub registry: &'r Registry,
-    /// A keyword of which a negation could not be told.
-    pub untold: Option<&'static str>,
+    /// What was first told too narrowly, if something was.
+    pub untold: Option<String>,
     /// How often something was told too narrowly: what is empty since then may be so for that alone.
     pub narrowed: usize,
     seers: u32,
@@ -50,6 +50,12 @@ pub struct Expansion<'r> {
 impl<'r> Expansion<'r> {
     pub fn new(registry: &'r Registry) -> Self {
         Expansion { registry, untold: None, narrowed: 0, seers: 0, work: 0, depth: 0 }
+    }
+
+    /// what: as "what {what} allows".
+    pub fn narrow(&mut self, what: &str) {
+        self.narrowed += 1;
+        self.untold.get_or_insert_with(|| what.to_string());
     }
 
     pub fn spend(&mut self, work: usize) -> Result<(), String> {
@@ -134,12 +140,10 @@ impl<'r> Expansion<'r> {
                 continue;
             }
             let seen = if keyword.starts_with("unevaluated") { seers } else { &inner };
-            self.narrowed += usize::from(is_narrow(keyword, claim.holds, draft));
-            let Some(more) = self.keyword(keyword, value, schema, &claim, seen, own)? else { continue };
-            if !claim.holds && more.is_empty() {
-                let untold = UNTOLD.iter().find(|each| *each == keyword);
-                self.untold = self.untold.or(untold.copied());
+            if is_narrow(keyword, claim.holds, draft) {
+                self.narrow(&format!("{}{keyword:?}", if claim.holds { "" } else { "a negated " }));
             }
+            let Some(more) = self.keyword(keyword, value, schema, &claim, seen, own)? else { continue };
             if claim.holds {
                 union = self.both(union, more)?;
             } else {
@@ -356,6 +360,9 @@ impl<'r> Expansion<'r> {
             union.extend(self.all(&negative, &none)?);
             return Ok(union);
         }
+        // Each that overlaps is taken away from what grew with each before: that is counted before it is done.
+        let others = overlaps.iter().map(|own| own.iter().filter(|overlaps| **overlaps).count());
+        self.spend(others.map(|others| others * others).sum())?;
         for (i, own) in unions.into_iter().enumerate() {
             let mut rest = own;
             for j in (0..claims.len()).filter(|&j| overlaps[i][j]) {

@@ -1,6 +1,8 @@
 //! Numbers of a JSON schema that a double does not tell apart from their neighbours: what is computed with them, here and
 //! in llguidance, is computed in doubles.
 
+use crate::schema_places::{is_known, BY_NAME};
+use referencing::Draft;
 use serde_json::{Map, Number, Value};
 
 /// From here on a number and its successor may be one double.
@@ -12,9 +14,10 @@ fn is_small(n: &Number) -> bool {
     n.as_f64().is_some_and(|n| n.abs() < LARGEST)
 }
 
-fn is_double(n: &Number) -> bool {
-    let whole = n.as_i64().map(i128::from).or(n.as_u64().map(i128::from));
-    whole.is_none_or(|whole| whole as f64 as i128 == whole)
+/// What was written with a point, an exponent or more than 64 bits is only known as a double.
+fn is_exact(n: &Number) -> bool {
+    let whole = n.as_i64().map(i64::unsigned_abs).or(n.as_u64());
+    whole.map_or(is_small(n), |whole| whole <= LARGEST as u64)
 }
 
 fn too_large(n: &Number) -> String {
@@ -30,34 +33,49 @@ pub fn check_small(n: &Number) -> Result<(), String> {
     }
 }
 
-/// Of all in a schema that llguidance compiles as it is. Errors: one would be taken for another.
+/// Of all that a schema speaks of. Errors: one would be taken for another.
 pub fn check_all(schema: &Value) -> Result<(), String> {
+    look(schema, true)
+}
+
+/// notes: some members are notes. What an unknown keyword keeps may be schemas by name, one of them named like a note.
+fn look(schema: &Value, notes: bool) -> Result<(), String> {
     match schema {
-        Value::Number(n) if !is_double(n) => Err(too_large(n)),
-        Value::Array(elements) => elements.iter().try_for_each(check_all),
-        Value::Object(members) => {
-            let mut said = members.iter().filter(|(keyword, _)| !NOTES.contains(&keyword.as_str()));
-            said.try_for_each(|(keyword, value)| match value {
-                Value::Number(n) if is_excluded(keyword, members) => check_small(n),
-                Value::Number(n) if is_beyond(keyword, n) => Err(too_large(n)),
-                // Whole numbers end at 64 bits in llguidance.
-                Value::Number(n) if keyword == "maximum" && is_whole(members) && is_last(n) => Ok(()),
-                value => check_all(value),
-            })
-        }
+        Value::Array(elements) => elements.iter().try_for_each(|each| look(each, notes)),
+        Value::Object(members) => members.iter().try_for_each(|(keyword, value)| match (keyword.as_str(), value) {
+            (word, _) if notes && NOTES.contains(&word) => Ok(()),
+            ("const" | "enum", _) => check_constant(value),
+            (_, Value::Number(n)) => check_bound(keyword, n, members),
+            (word, Value::Object(all)) if BY_NAME.contains(&word) => {
+                all.values().try_for_each(|each| look(each, notes))
+            }
+            (word, _) => look(value, notes && is_known(word, Draft::default())),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_constant(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Number(n) if !is_exact(n) => Err(too_large(n)),
+        Value::Array(elements) => elements.iter().try_for_each(check_constant),
+        Value::Object(members) => members.values().try_for_each(check_constant),
+        _ => Ok(()),
+    }
+}
+
+fn check_bound(keyword: &str, n: &Number, schema: &Map<String, Value>) -> Result<(), String> {
+    match keyword {
+        word if is_excluded(word, schema) => check_small(n),
+        // Whole numbers end at 64 bits in llguidance.
+        "maximum" if is_whole(schema) && is_last(n) => Ok(()),
+        "minimum" | "maximum" | "multipleOf" if !is_exact(n) => Err(too_large(n)),
         _ => Ok(()),
     }
 }
 
 fn is_last(n: &Number) -> bool {
-    n.as_u64().is_some_and(|n| n >= i64::MAX as u64)
-}
-
-/// No number of 64 bits is within the bound.
-fn is_beyond(keyword: &str, n: &Number) -> bool {
-    let end = i64::MAX as f64;
-    let bound = n.as_f64().unwrap_or(f64::INFINITY);
-    (keyword == "minimum" && bound >= end) || (keyword == "maximum" && bound < -end)
+    n.as_u64().map_or(n.as_f64().is_some_and(|n| n >= i64::MAX as f64), |n| n >= i64::MAX as u64)
 }
 
 fn is_whole(schema: &Map<String, Value>) -> bool {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 
 const LISTS: [&str; 5] = ["allOf", "anyOf", "oneOf", "items", "prefixItems"];
-const BY_NAME: [&str; 6] =
+pub const BY_NAME: [&str; 6] =
     ["$defs", "definitions", "properties", "patternProperties", "dependentSchemas", "dependencies"];
 const SINGLE: [&str; 12] = [
     "items",

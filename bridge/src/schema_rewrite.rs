@@ -4,6 +4,7 @@
 //! that doubles do not tell apart are refused. Names of members are llguidance's: one that is written with escapes, or
 //! twice, is to it another one.
 
+use crate::grammar_errors::IMPOSSIBLE;
 use crate::schema_expand::Expansion;
 use crate::schema_forms::{any, less, Claim, Form, Goal, Number, Text};
 use crate::schema_text::{self, Patterns};
@@ -30,7 +31,20 @@ pub fn unresolved(error: &Error) -> String {
     }
 }
 
-pub fn rewritten(schema: &Value) -> Result<Value, String> {
+/// Why a schema allows nothing. untold: what was told too narrowly, for which alone it may be so.
+pub fn none_found(untold: Option<&str>) -> String {
+    untold.map_or(IMPOSSIBLE.into(), |what| {
+        format!("no value is found that is valid by it: what {what} allows cannot be told in full; say what is valid in other words")
+    })
+}
+
+pub struct Rewritten {
+    pub schema: Value,
+    /// What is told too narrowly, if something is.
+    pub untold: Option<String>,
+}
+
+pub fn rewritten(schema: &Value) -> Result<Rewritten, String> {
     let draft = Draft::default().detect(schema).map_err(|e| unresolved(&e))?;
     let resource = draft.create_resource(schema.clone());
     let base = resource.id().unwrap_or(ROOT).to_string();
@@ -42,9 +56,7 @@ pub fn rewritten(schema: &Value) -> Result<Value, String> {
     let mut writer = Writer::new(&registry);
     let root = Claim { node, constant: false, holds: true, at, draft };
     let Some(written) = writer.goal(&vec![root])? else {
-        return Err(writer.expansion.untold.map_or("no value is valid by it".into(), |keyword| {
-            format!("no value is found that is valid by it: what a negated {keyword:?} allows cannot be told")
-        }));
+        return Err(none_found(writer.expansion.untold.as_deref()));
     };
     let mut whole = json!({"$defs": writer.definitions});
     if let (Value::Object(members), Some(whole)) = (written, whole.as_object_mut()) {
@@ -53,7 +65,27 @@ pub fn rewritten(schema: &Value) -> Result<Value, String> {
     if let Some(options) = schema.get("x-guidance") {
         whole["x-guidance"] = options.clone();
     }
-    Ok(whole)
+    Ok(Rewritten { schema: whole, untold: writer.expansion.untold })
+}
+
+/// What is written, without a definition that no value is valid by: what refers to it is false. Returns false where all of it
+/// does. name: as rewritten() wrote it.
+pub fn leave_out(schema: &mut Value, name: &str) -> bool {
+    let own = reference(name);
+    if schema.get("$ref") == own.get("$ref") {
+        return false;
+    }
+    make_false(schema, &own);
+    true
+}
+
+fn make_false(value: &mut Value, own: &Value) {
+    match value {
+        value if value == own => *value = Value::Bool(false),
+        Value::Object(members) => members.values_mut().for_each(|each| make_false(each, own)),
+        Value::Array(all) => all.iter_mut().for_each(|each| make_false(each, own)),
+        _ => {}
+    }
 }
 
 type Key = Vec<(usize, bool, bool, usize)>;
@@ -153,7 +185,14 @@ impl<'r> Writer<'r> {
                 form if kinds.contains(kind(form)) => Vec::new(),
                 Form::Null => vec![json!({"type": "null"})],
                 Form::Bool(value) => vec![json!({"const": value})],
-                Form::Number(number) => number_as(number).into_iter().collect(),
+                Form::Number(number) => {
+                    if number.whole == Some(false) {
+                        self.expansion.narrow("a negated \"integer\"");
+                    } else if !number.multiples.is_empty() {
+                        self.expansion.narrow("\"multipleOf\"");
+                    }
+                    number_as(number).into_iter().collect()
+                }
                 Form::Text(text) => self.text(text)?.into_iter().collect(),
                 Form::Array(array) => self.array(array)?,
                 Form::Object(object) => self.object(object)?,
@@ -175,6 +214,12 @@ impl<'r> Writer<'r> {
     fn text(&mut self, text: &Text) -> Result<Option<Value>, String> {
         if let Some(listed) = self.patterns.listed(text)? {
             return Ok((!listed.is_empty()).then(|| json!({"enum": listed})));
+        }
+        if !text.not_patterns.is_empty() {
+            self.expansion.narrow("a negated \"pattern\"");
+        }
+        if schema_text::leaves_out_long(text) {
+            self.expansion.narrow("a negated long text");
         }
         let Some((patterns, most)) = schema_text::told(text)? else { return Ok(None) };
         let mut members = Map::from_iter([("type".to_string(), json!("string"))]);
@@ -229,7 +274,7 @@ impl<'r> Writer<'r> {
     }
 }
 
-fn reference(number: usize) -> Value {
+fn reference(number: impl std::fmt::Display) -> Value {
     json!({"$ref": format!("#/$defs/{number}")})
 }
 
@@ -295,7 +340,7 @@ mod tests {
     fn accepts(schema: &Value, texts: &[&str]) -> Vec<bool> {
         let tokens = ApproximateTokEnv::single_byte_env();
         let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &[]).unwrap();
-        let grammar = TopLevelGrammar::from_json_schema(rewritten(schema).unwrap());
+        let grammar = TopLevelGrammar::from_json_schema(rewritten(schema).unwrap().schema);
         let beginning = Matcher::new(factory.quiet().create_parser(grammar));
         let accepted = |text: &&str| {
             let ids: Vec<u32> = text.bytes().map(u32::from).collect();

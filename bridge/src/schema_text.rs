@@ -36,7 +36,9 @@ fn search(pattern: &str) -> RegexAst {
 fn compiled(all: Vec<RegexAst>) -> Result<Regex, String> {
     let mut builder = RegexBuilder::new();
     let expression = builder.mk(&RegexAst::And(all)).map_err(|e| not_used(&e))?;
-    builder.to_regex_limited(expression, FUEL).map_err(|_| "a pattern in it is too complex to be combined".into())
+    builder.to_regex_limited(expression, FUEL).map_err(|_| {
+        "a pattern in it is too complex to be combined with what else is said of a text; make it simpler".into()
+    })
 }
 
 fn not_used(error: &anyhow::Error) -> String {
@@ -205,13 +207,21 @@ fn beyond(words: &[&[char]]) -> String {
     format!("(?:{}){}", ways.join("|"), if ends { "" } else { "?" })
 }
 
+fn is_short(word: &str) -> bool {
+    word.chars().count() <= LONGEST_LEFT_OUT
+}
+
+/// Whether texts that are left out are told by their length.
+pub fn leaves_out_long(set: &Text) -> bool {
+    !set.but.iter().all(|word| is_short(word))
+}
+
 /// Patterns of which all match, of only these texts; None: of none. Lengths apart.
 pub fn told(set: &Text) -> Result<Option<(Vec<String>, Option<u64>)>, String> {
     let mut patterns = set.patterns.clone();
     let mut most = set.most;
-    let (short, long): (Vec<_>, Vec<_>) =
-        set.but.iter().cloned().partition(|word| word.chars().count() <= LONGEST_LEFT_OUT);
-    if !long.is_empty() {
+    let short: Vec<_> = set.but.iter().filter(|word| is_short(word)).cloned().collect();
+    if leaves_out_long(set) {
         most = Some(most.map_or(LONGEST_LEFT_OUT as u64, |most| most.min(LONGEST_LEFT_OUT as u64)));
     }
     if !short.is_empty() {

@@ -324,6 +324,7 @@ TEST_F(Grammar, NumbersThatCannotBeToldApartAreRefused) {
        {R"({"type":"integer","not":{"const":9007199254740993},"minimum":9007199254740992})",
         R"({"type":"integer","minimum":9007199254740993})", R"({"type":"integer","exclusiveMinimum":9007199254740992})",
         R"({"const":9007199254740993})", R"({"enum":[[9007199254740993]]})",
+        R"({"const":123456789012345678901234567890})", R"({"enum":[18446744073709551617]})",
         R"({"type":"number","maximum":9223372036854775807})", R"({"type":"integer","minimum":18446744073709551615})"}) {
     EXPECT_THAT(refusal(Constraint::json_schema(schema)), HasSubstr("too large to be told")) << schema;
   }
