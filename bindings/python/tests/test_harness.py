@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -64,10 +66,49 @@ def test_what_cannot_be_measured_is_said(capsys, monkeypatch):
     monkeypatch.setattr(harness.engines, "installed_peers", list)
     assert harness.main(["any", "--peer", "llama_cpp"]) == 1
     assert "llama_cpp is not installed" in capsys.readouterr().err
-    for words in (["any", "--turns", "1"], ["any", "--scenario", "knitting"]):
-        with pytest.raises(SystemExit) as left:
-            harness.main(words)
-        assert left.value.code == 2
+    with pytest.raises(SystemExit) as left:
+        harness.main(["any", "--scenario", "knitting"])
+    assert left.value.code == 2
+
+
+@pytest.mark.parametrize("name,word", [
+    ("--turns", "1"), ("--turns", "99999999999"), ("--max-tokens", "0"), ("--max-tokens", "99999999999"), ("--threads", "-1"),
+    ("--threads", "99999999999"), ("--memory", "-1"), ("--memory", "99999999999999999"), ("--memory", "9" * 10_000),
+    ("--turns", "two")])
+def test_a_number_that_is_none_or_out_of_range_is_told_its_range(capsys, name, word):
+    with pytest.raises(SystemExit) as left:
+        harness.main([str(TINY / "tiny_chat.gguf"), "--peer", "none", f"{name}={word}"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert left.value.code == 2 and f"argument {name}: a whole number from" in said and word[:50] in said and len(said) < 300
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "_runs", lambda *_: pytest.fail("it measured"))
+    (tmp_path / "file").touch()
+    for folder in ("/proc/x", "/proc", tmp_path / "file", tmp_path / "file" / "below"):
+        assert harness.main([str(TINY / "tiny_chat.gguf"), "--peer", "none", "--out", str(folder)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: the report cannot be written to {folder}: ") and said.count("\n") == 1
+
+
+def test_what_fails_in_the_other_process_is_a_sentence(capsys):
+    words = ["--peer", "none", "--scenario", "retrieval", "--turns", "2", "--memory", "1"]
+    assert harness.main([str(TINY / "tiny_chat.gguf"), *words]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: ") and "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5])
+def test_ctrl_c_ends_it_with_a_sentence(seconds):
+    words = [sys.executable, "-m", "dalsegno.harness", str(TINY / "tiny_chat.gguf"), "--peer", "none", "--turns", "900",
+             "--scenario", "few-shot", "--memory", "512", "--threads", "1"]
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    said = running.stderr.readline()
+    assert said.startswith("few-shot: dalsegno")
+    time.sleep(seconds)
+    os.killpg(running.pid, signal.SIGINT)
+    _, rest = running.communicate(timeout=30)
+    assert running.returncode == 130 and rest == "error: interrupted; nothing was written\n"
 
 
 def test_the_program_has_it_as_a_verb(tmp_path):

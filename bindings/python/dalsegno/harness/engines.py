@@ -144,3 +144,14 @@ def run(engine: str, scenario: Scenario, settings: Settings, cache: bool, prompt
         "tokens_per_second": statistics.median(rates) if rates else 0.0,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def answer(pipe, *arguments) -> None:
+    """Sends (what run() gives, "") by a pipe, or (None, a sentence)."""
+    from dalsegno import DalSegnoError
+
+    try:
+        pipe.send((run(*arguments), ""))
+    except Exception as error:
+        kind = "" if isinstance(error, DalSegnoError) else f"{arguments[0]} failed with {type(error).__name__}: "
+        pipe.send((None, f"{kind}{error}"))
