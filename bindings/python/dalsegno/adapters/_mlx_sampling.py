@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
 
+from .. import _arguments
 from ..errors import InvalidArgumentError, UnsupportedError
+from ._mlx_arguments import number, of_kind, whole
 
 _LEAST = numpy.finfo(numpy.float32).min
 
@@ -48,8 +51,14 @@ def make_sampler(temp: float = 0.0, top_p: float = 0.0, min_p: float = 0.0, min_
                  *, seed: int | None = None) -> Sampler:
     """How to draw. seed: None draws differently each time.
 
-    Errors: UnsupportedError (what the engine cannot do: XTC, and keeping more than one token against min_p).
+    Errors: TypeError, UnsupportedError (what the engine cannot do: XTC, and keeping more than one token against min_p).
     """
+    for name, value in {"temp": temp, "top_p": top_p, "min_p": min_p, "xtc_probability": xtc_probability}.items():
+        number(name, value)
+    whole("top_k", top_k, 0)
+    whole("min_tokens_to_keep", min_tokens_to_keep, 0)
+    if seed is not None:
+        whole("seed", seed, 0)
     if temp > 0 and xtc_probability > 0:
         raise UnsupportedError("xtc_probability: the engine draws without XTC; leave it 0, or write a sampler of your own")
     if temp > 0 and min_p > 0 and min_tokens_to_keep > 1:
@@ -65,8 +74,16 @@ def make_logits_processors(logit_bias: dict[int, float] | None = None, repetitio
                            frequency_context_size: int | None = None) -> list[LogitsProcessor]:
     """Penalties and biases. presence_penalty and frequency_penalty count the tokens of the whole reply.
 
-    Errors: UnsupportedError (another number of tokens for them).
+    Errors: TypeError, UnsupportedError (another number of tokens for them).
     """
+    penalties = {"repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
+                 "frequency_penalty": frequency_penalty}
+    for name, value in penalties.items():
+        if value is not None:
+            number(name, value)
+    whole("repetition_context_size", repetition_context_size, 0)
+    if logit_bias is not None:
+        of_kind("logit_bias", logit_bias, Mapping, "a dict of numbers by token id")
     if presence_context_size is not None or frequency_context_size is not None:
         raise UnsupportedError("presence_context_size and frequency_context_size: the engine counts the whole reply's tokens; "
                                "leave them out, or write a processor of your own")
@@ -90,12 +107,23 @@ def _processor(processors: list[Callable], sampler: Callable | None):
             row = _row(processor(tokens, row), len(logits))
         if sampler is not None and numpy.isfinite(row.max()):  # else the engine says what is wrong with the row
             shifted = row - row.max()
-            token = int(numpy.asarray(sampler(shifted - numpy.log(numpy.exp(shifted).sum()))).reshape(-1)[0])
+            token = _token(sampler(shifted - numpy.log(numpy.exp(shifted).sum())), len(logits))
             row = numpy.full_like(row, _LEAST)
             row[0, token] = 0
         return numpy.ascontiguousarray(row[0])
 
     return process
+
+
+def _token(returned, size: int) -> int:
+    """The token id that a sampler gave, one number or [1]. Errors: InvalidArgumentError (something else)."""
+    try:
+        (token,) = numpy.asarray(returned).reshape(-1)
+        if 0 <= (chosen := operator.index(token)) < size:
+            return chosen
+    except (TypeError, ValueError):
+        pass
+    raise InvalidArgumentError(f"the sampler returned {_arguments.shown(returned)}; a token id from 0 to {size - 1} is wanted")
 
 
 def _row(returned, size: int):

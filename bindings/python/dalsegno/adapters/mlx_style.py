@@ -14,13 +14,15 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from .. import _arguments, _dalsegno
 from .._model import Model as _Model
 from .._models import find_model
-from ..errors import NotFoundError, UnsupportedError
+from ..errors import NotFoundError
+from . import _mlx_arguments
+from ._mlx_caches import KVCache, PromptCache, QuantizedKVCache, RotatingKVCache, checked, kv_of, readied
 from ._mlx_sampling import LogitsProcessor, Sampler, make_logits_processors, make_sampler, request_options
 from .transformers_style import TransformersTokenizer
 
@@ -46,12 +48,16 @@ class Model:
 
     def guess_with(self, draft_model: Model) -> None:
         """From now on a smaller model with the same vocabulary guesses tokens where that is faster; it changes none."""
-        self.options = {**self.options, "draft_model": draft_model.path}
+        self.options = {**self.options, "draft_model": _model("draft_model", draft_model).path}
 
     def close(self):
         """Lets go of the engines."""
         for engine in self._engines.values():
             engine.close()
+
+
+def _model(name: str, value) -> Model:
+    return _mlx_arguments.of_kind(name, value, Model, "a model of load")
 
 
 def load(path_or_hf_repo: str, tokenizer_config: dict | None = None, model_config: dict | None = None,
@@ -64,176 +70,49 @@ def load(path_or_hf_repo: str, tokenizer_config: dict | None = None, model_confi
     return (model, tokenizer, {"num_hidden_layers": len(model.layers)}) if return_config else (model, tokenizer)
 
 
-class KVCache:
-    """One layer's entry of a prompt cache. What is kept is kept for all layers together."""
-
-    max_size = None
-
-    def __init__(self, whole: PromptCache):
-        self._whole = whole
-        self.trimmed = 0  # tokens that are forgotten of this layer, and not yet of all
-
-    @property
-    def offset(self) -> int:
-        """Tokens in the cache."""
-        return len(self._whole.tokens) - self.trimmed
-
-    @property
-    def state(self):
-        """Errors: UnsupportedError: K/V are the engine's."""
-        raise UnsupportedError("keys and values stay in the engine, so a cache has no .state; save_prompt_cache saves them, "
-                               "and there is nothing to evaluate")
-
-    def trim(self, n: int) -> int:
-        """Forgets the last tokens of this layer; how many. Before its next use a cache must be trimmed alike in all."""
-        n = min(n, self.offset)
-        self.trimmed += n
-        self._whole.trim_alike()
-        return n
-
-    def size(self) -> int:
-        """The same."""
-        return self.offset
-
-    def empty(self) -> bool:
-        """Whether there are none."""
-        return self.offset == 0
-
-    def is_trimmable(self) -> bool:
-        """Whether its end can be forgotten."""
-        return True
-
-
-class RotatingKVCache(KVCache):
-    """Of a cache of the first `keep` and the last tokens."""
-
-    max_size = property(lambda self: self._whole.kv["max_size"])
-    keep = property(lambda self: self._whole.kv["keep"])
-
-    def is_trimmable(self) -> bool:
-        """Whether its end can be forgotten: not once its beginning has been."""
-        return self.offset < self.max_size
-
-
-class QuantizedKVCache(KVCache):
-    """Of a cache of codes."""
-
-    bits = property(lambda self: int(self._whole.kv["format"]))
-    group_size = property(lambda self: self._whole.kv["group_size"])
-
-
-class PromptCache(list):
-    """A prompt cache: a list with an entry for each layer. It changes in place as mlx_lm's do: a request goes on from it
-    and leaves prompt and reply in it."""
-
-    def __init__(self, layers: int, kv: dict):
-        kind = RotatingKVCache if kv.get("max_size") else QuantizedKVCache if "format" in kv else KVCache
-        super().__init__(kind(self) for _ in range(layers))
-        self.kv = kv
-        self.held: _dalsegno.PromptCache | None = None
-        self.unread: tuple[str, list[int]] | None = None  # a file, and the tokens whose K/V are still in it
-        self.pending: list[int] = []  # tokens after those held or unread, whose K/V nobody has needed yet
-
-    @property
-    def tokens(self) -> list[int]:
-        """All its tokens."""
-        kept = self.unread[1] if self.unread else self.held.tokens if self.held is not None else []
-        return kept + self.pending
-
-    def put(self, held: _dalsegno.PromptCache | None, tokens: list[int]) -> None:
-        """Replaces what is in it by these tokens, of which `held` holds the first."""
-        self.held = held
-        self.pending = tokens[len(held) if held is not None else 0:]
-
-    def trim_alike(self) -> None:
-        """Forgets what every layer has been trimmed by."""
-        common = min(layer.trimmed for layer in self)
-        for layer in self:
-            layer.trimmed -= common
-        self.trim(common)
-
-    def trim(self, count: int) -> int:
-        """Forgets the last tokens; how many that were."""
-        before = self.tokens
-        count = min(count, len(before))
-        kept = before[: len(before) - count]
-        if self.unread:
-            file, tokens = self.unread
-            self.unread, self.pending = (file, kept[: len(tokens)]), kept[len(tokens) :]
-            return count
-        if self.held is not None and count > len(self.pending):
-            self.held = self.held.fork()
-            self.held.trim(count - len(self.pending))
-        self.put(self.held, kept)
-        return count
-
-    def read(self, engine: _dalsegno.Engine) -> None:
-        """Reads what is still in a file. Errors: ValueError (its layers have been trimmed differently)."""
-        if any(layer.trimmed for layer in self):
-            raise ValueError("the layers of the cache have been trimmed by different numbers of tokens; trim all alike")
-        if self.unread:
-            (file, tokens), self.unread = self.unread, None
-            self.held = _dalsegno.PromptCache.load(engine, file)
-            if len(self.held) > len(tokens):
-                self.held.trim(len(self.held) - len(tokens))
-
-    def __deepcopy__(self, memo):
-        other = PromptCache(len(self), self.kv)
-        other.held, other.unread, other.pending = self.held, self.unread, list(self.pending)
-        for layer, mine in zip(other, self):
-            layer.trimmed = mine.trimmed
-        return other
-
-
-def _kv_of(max_kv_size=None, kv_bits=None, kv_group_size=64, quantized_kv_start=0) -> dict:
-    kv: dict[str, Any] = {}
-    if max_kv_size is not None:
-        kv |= {"max_size": max_kv_size, "keep": 4}
-    if kv_bits is not None:
-        if kv_bits not in (8, 4):
-            raise ValueError(f"kv_bits: 8 or 4, not {kv_bits}")
-        kv |= {"format": str(kv_bits), "group_size": kv_group_size, "start": quantized_kv_start}
-    return kv
-
-
 def make_prompt_cache(model: Model, max_kv_size: int | None = None, *, kv_bits: int | None = None,
                       kv_group_size: int = 64, quantized_kv_start: int = 0) -> PromptCache:
     """An empty cache, bounded with max_kv_size, of codes with kv_bits."""
-    return PromptCache(len(model.layers), _kv_of(max_kv_size, kv_bits, kv_group_size, quantized_kv_start))
+    return PromptCache(len(_model("model", model).layers), kv_of(max_kv_size, kv_bits, kv_group_size, quantized_kv_start))
 
 
 def save_prompt_cache(file_name: str, cache: PromptCache, metadata: dict[str, str] | None = None,
                       *, model: Model | None = None) -> None:
     """One file, docs/saved_caches.md, and beside it FILE.json with the metadata and what mlx_lm would keep."""
+    file_name = _arguments.path("file_name", file_name)
+    checked("cache", cache)
+    metadata = {} if metadata is None else dict(_mlx_arguments.of_kind("metadata", metadata, Mapping, "a dict of texts"))
+    _arguments.as_json("metadata", metadata)
     if model is not None:
-        cache.read(model.engine_of(cache.kv))
+        readied("cache", cache, _model("model", model))
     if cache.held is None:
         raise ValueError("there is nothing to save: no request has used the cache yet")
     cache.held.save(file_name)
-    beside = {"metadata": metadata or {}, "kv": cache.kv, "tokens": cache.held.tokens, "pending": cache.pending,
-              "layers": len(cache)}
+    beside = {"metadata": metadata, "kv": cache.kv, "tokens": cache.held.tokens, "pending": cache.pending, "layers": len(cache)}
     pathlib.Path(f"{file_name}.json").write_text(json.dumps(beside), encoding="utf-8")
 
 
 def load_prompt_cache(file_name: str, return_metadata: bool = False, *, model: Model | None = None):
     """The cache of a file. model: of which it is; it may be left out, then the first generator that gets the cache
-    reads the K/V."""
-    beside = json.loads(pathlib.Path(f"{file_name}.json").read_text(encoding="utf-8"))
+    reads the K/V. Errors: OSError, CorruptError (FILE.json is damaged), as dalsegno.PromptCache.load."""
+    file_name = _arguments.path("file_name", file_name)
+    beside = _mlx_arguments.saved_beside(file_name)
     cache = PromptCache(beside["layers"], beside["kv"])
-    cache.unread, cache.pending = (file_name, beside["tokens"]), beside["pending"]
+    cache.unread, cache.pending = (file_name, beside["tokens"], len(beside["tokens"])), beside["pending"]
     if model is not None:
-        cache.read(model.engine_of(cache.kv))
+        readied("file_name", cache, _model("model", model))
     return (cache, beside["metadata"]) if return_metadata else cache
 
 
 def can_trim_prompt_cache(cache: PromptCache) -> bool:
     """Whether the end of a cache can be forgotten."""
-    return all(layer.is_trimmable() for layer in cache)
+    return all(layer.is_trimmable() for layer in checked("cache", cache))
 
 
 def trim_prompt_cache(cache: PromptCache, num_tokens: int) -> int:
     """Forgets the last tokens of a cache; how many that were."""
-    return cache.trim(num_tokens) if cache and can_trim_prompt_cache(cache) else 0
+    count = _mlx_arguments.whole("num_tokens", num_tokens, 0)
+    return cache.trim(count) if can_trim_prompt_cache(cache) else 0
 
 
 @dataclasses.dataclass
@@ -287,13 +166,13 @@ class BatchGenerator:
                  sampler=None, logits_processors: list | None = None, completion_batch_size: int = 32,
                  prefill_batch_size: int = 8, prefill_step_size: int = 2048, max_kv_size: int | None = None, stream=None,
                  kv_bits: int | None = None, kv_group_size: int = 64, quantized_kv_start: int = 0):
-        self.model = model
-        self.max_tokens = max_tokens
-        self.sampler = sampler
-        self.logits_processors = logits_processors or []
-        self.kv = _kv_of(max_kv_size, kv_bits, kv_group_size, quantized_kv_start)
+        self.model = _model("model", model)
+        self.max_tokens = _mlx_arguments.most_tokens("max_tokens", max_tokens)
+        self.sampler = None if sampler is None else _mlx_arguments.function("sampler", sampler, "make_sampler")
+        self.logits_processors = _mlx_arguments.functions("logits_processors", logits_processors, "make_logits_processors")
+        self.kv = kv_of(max_kv_size, kv_bits, kv_group_size, quantized_kv_start)
         self.stop_tokens = [[stop] if isinstance(stop, int) else list(stop) for stop in stop_tokens or []]
-        self._chunk = prefill_step_size
+        self._chunk = _mlx_arguments.whole("prefill_step_size", prefill_step_size, 1)
         self._batches: dict[str, _dalsegno.BatchGenerator] = {}
         self._requests: dict[int, _Request] = {}
         self._where: dict[int, str] = {}  # which batch a request is in
@@ -303,28 +182,35 @@ class BatchGenerator:
                all_tokens: list[list[int]] | None = None, samplers: list | None = None,
                logits_processors: list[list] | None = None, stop_sequences: list | None = None) -> list[int]:
         """Queues requests and gives their uids; each option has one entry for each prompt."""
+        prompts = _arguments.items("prompts", prompts, "a list of lists of token ids")
         count = len(prompts)
         given = {"max_tokens": max_tokens, "caches": caches, "all_tokens": all_tokens, "samplers": samplers,
                  "logits_processors": logits_processors, "stop_sequences": stop_sequences}
         for name, value in given.items():
-            if value is not None and len(value) != count:
+            if value is None:
+                continue
+            _mlx_arguments.of_kind(name, value, Sequence, "a list with an entry for each prompt")
+            if len(value) != count:
                 raise ValueError(f"{name} must have one entry for each prompt: expected {count}, got {len(value)}")
         uids = []
         for i, prompt in enumerate(prompts):
             cache = caches[i] if caches and caches[i] is not None else PromptCache(len(self.model.layers), self.kv)
-            engine = self.model.engine_of(cache.kv)
-            cache.read(engine)
+            engine = readied(f"caches, item {i}", cache, self.model)
             tokens = cache.tokens + _arguments.token_ids(f"prompts, item {i}", prompt)
             if not tokens:
                 raise ValueError(f"prompt {i} is empty")
-            processors = logits_processors[i] if logits_processors else self.logits_processors
-            sampler = samplers[i] if samplers and samplers[i] is not None else self.sampler
+            most = _mlx_arguments.most_tokens(f"max_tokens, item {i}", max_tokens[i]) if max_tokens else self.max_tokens
+            name = f"logits_processors, item {i}"
+            processors = (_mlx_arguments.functions(name, logits_processors[i], "make_logits_processors") if logits_processors
+                          else self.logits_processors)
+            own = samplers[i] if samplers else None
+            sampler = self.sampler if own is None else _mlx_arguments.function(f"samplers, item {i}", own, "make_sampler")
             stops = stop_sequences[i] if stop_sequences and stop_sequences[i] is not None else self.stop_tokens
             uid = self._uids
             key = json.dumps(cache.kv, sort_keys=True)
             batch = self._batches.setdefault(key, None) or _dalsegno.BatchGenerator(engine)
             self._batches[key] = batch
-            batch.insert([tokens], max_tokens[i] if max_tokens else self.max_tokens, caches=[cache.held], uids=[uid],
+            batch.insert([tokens], most, caches=[cache.held], uids=[uid],
                          keep_logits=True, chunk=self._chunk, **request_options(sampler, processors))
             self._requests[uid] = _Request(tokens, len(tokens), cache, stops)
             self._where[uid] = key
@@ -455,6 +341,7 @@ def batch_generate(model: Model, tokenizer, prompts: list[list[int]], prompt_cac
     logprobs: of the reply's tokens, natural logarithms.
     """
     begin = time.perf_counter()
+    prompts = _arguments.items("prompts", prompts, "a list of lists of token ids")
     batch = BatchGenerator(model, **options)
     most = max_tokens if isinstance(max_tokens, list) else [max_tokens] * len(prompts)
     uids = batch.insert(prompts, most, caches=copy.deepcopy(prompt_caches))
@@ -528,15 +415,17 @@ def stream_generate(model: Model, tokenizer, prompt, max_tokens: int = 256, draf
     Errors: TypeError (a prompt of another type), ValueError (an empty prompt, ids outside the vocabulary, logits that cannot
     be drawn from), ExhaustedError.
     """
+    _model("model", model)
+    _mlx_arguments.most_tokens("max_tokens", max_tokens)
+    if prompt_cache is not None:
+        checked("prompt_cache", prompt_cache)
     if draft_model is not None:
         model.guess_with(draft_model)
-    if max_tokens == 0:
-        raise ValueError("max_tokens must not be 0 (-1: no limit)")
     if isinstance(prompt, str):
         bos = tokenizer.bos_token
         prompt = tokenizer.encode(prompt, add_special_tokens=bos is None or not prompt.startswith(bos))
     prompt = _arguments.token_ids("prompt", prompt, "text or a list of token ids")
-    batch = BatchGenerator(model, max_tokens=max_tokens if max_tokens > 0 else 1 << 30, sampler=sampler,
+    batch = BatchGenerator(model, max_tokens=max_tokens, sampler=sampler,
                            logits_processors=logits_processors, prefill_step_size=prefill_step_size,
                            max_kv_size=max_kv_size, kv_bits=kv_bits, kv_group_size=kv_group_size,
                            quantized_kv_start=quantized_kv_start)
