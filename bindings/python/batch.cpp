@@ -99,6 +99,7 @@ void keep_logits(GenerateOptions& options, const std::shared_ptr<Rows>& rows) {
 // What of a list, or of one thing for all, is the i-th request's.
 nb::object item_of(const nb::object& given, std::size_t i, std::size_t count, const char* what) {
   if (given.is_none()) return given;
+  if (PySequence_Check(given.ptr()) == 0) refuse(what, "a list with an entry for each prompt", given);
   if (static_cast<std::size_t>(nb::len(given)) != count) {
     throw nb::value_error((std::string(what) + ": there must be one for each prompt").c_str());
   }
@@ -134,7 +135,9 @@ Inserted requests_of(const Engine& engine, const nb::list& prompts, const nb::ob
       extra.rows = std::make_shared<Rows>();
       keep_logits(one.options, extra.rows);
     }
-    BatchRequest request{.prompt = tokens_of(prompts[i]), .options = std::move(one.options), .keep_cache = keep_cache};
+    const std::string name = "prompts, item " + std::to_string(i);
+    BatchRequest request{
+        .prompt = tokens_of(name.c_str(), prompts[i]), .options = std::move(one.options), .keep_cache = keep_cache};
     if (const nb::object cache = item_of(caches, i, count, "caches"); !cache.is_none()) {
       if (!nb::isinstance<PyPromptCache>(cache)) refuse("caches", "a list of PromptCaches or None", cache);
       request.cache = *nb::cast<const PyPromptCache&>(cache).cache;

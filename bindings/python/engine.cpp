@@ -34,16 +34,15 @@ PyEngine opened(const nb::handle& path, const nb::kwargs& kwargs) {
 Stream stream(const PyEngine& self, const nb::object& prompt, nb::object on_prefill, const nb::kwargs& kwargs) {
   const auto& owner = self.use();
   const Asked all = asked(*owner, kwargs);
-  return Stream(parts_of<Reply>(
-      [engine = owner, tokens = tokens_of(prompt), options = all.options](const GenerateCallbacks& callbacks) {
-        return engine->generate(tokens, options, callbacks);
-      },
-      all, std::move(on_prefill)));
+  return Stream(
+      parts_of<Reply>([engine = owner, tokens = tokens_of("prompt", prompt), options = all.options](
+                          const GenerateCallbacks& callbacks) { return engine->generate(tokens, options, callbacks); },
+                      all, std::move(on_prefill)));
 }
 
 Explanation explain(const PyEngine& self, const nb::object& prompt, std::string salt) {
   return run<Explanation>(Needed::of(self.engine.get()),
-                          [engine = self.use(), tokens = tokens_of(prompt),
+                          [engine = self.use(), tokens = tokens_of("prompt", prompt),
                            salt = std::move(salt)](const std::stop_token&) { return engine->explain(tokens, salt); });
 }
 
@@ -202,7 +201,7 @@ void bind_engine(nb::module_& module) {
       .def(
           "pin",
           [](const PyEngine& self, const nb::object& prefix, std::string salt) {
-            return pinned(self.use(), tokens_of(prefix), std::move(salt));
+            return pinned(self.use(), tokens_of("prefix", prefix), std::move(salt));
           },
           nb::arg("prefix"), nb::arg("salt") = "",
           nb::sig("def pin(self, prefix: collections.abc.Iterable[int], salt: str = '') -> Pin"),

@@ -41,7 +41,10 @@ nb::object row_of(const LogprobRow& row) {
 
 std::vector<std::vector<TokenId>> batch_of(const nb::object& prompts) {
   std::vector<std::vector<TokenId>> batch;
-  for (const nb::handle prompt : nb::iter(prompts)) batch.push_back(tokens_of(prompt));
+  const nb::object items = items_of("prompts", "a list of lists of token ids", prompts);
+  for (const nb::handle prompt : nb::iter(items)) {
+    batch.push_back(tokens_of(("prompts, item " + std::to_string(batch.size())).c_str(), prompt));
+  }
   return batch;
 }
 
@@ -50,7 +53,7 @@ nb::object next_token_logprobs(const PyLogprobs& self, const nb::object& prompt)
   const auto& cache = self.use();
   const Awaits awaits(Needed::of(self.engine.get()));  // also for an answer that is there, which may be gone next time
   auto query = [&] {
-    const auto tokens = tokens_of(prompt);
+    const auto tokens = tokens_of("prompt", prompt);
     const Released released;
     return cache->query(tokens);
   }();
@@ -86,7 +89,7 @@ nb::object next_token_logprobs_batch(const PyLogprobs& self, const nb::object& p
 // The exception, if these are no token ids.
 nb::object take(nb::handle prompt, std::vector<std::vector<TokenId>>& batch) {
   try {
-    batch.push_back(tokens_of(prompt));
+    batch.push_back(tokens_of("prompt", prompt));
     return nb::none();
   } catch (const Raised& raised) {
     return exception_of(raised.error);
@@ -129,8 +132,10 @@ nb::object poll(const PyQueries& self) {
 }
 
 void cache_kv(const PyLogprobs& self, const nb::object& prompt) {
-  run<void>(Needed::of(self.engine.get()), [engine = self.engine, cache = self.use(), tokens = tokens_of(prompt)](
-                                               const std::stop_token&) { return cache->cache_kv(tokens); });
+  run<void>(Needed::of(self.engine.get()),
+            [engine = self.engine, cache = self.use(), tokens = tokens_of("prompt", prompt)](const std::stop_token&) {
+              return cache->cache_kv(tokens);
+            });
 }
 
 template <void (LogprobCache::*Clear)()>

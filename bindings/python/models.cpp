@@ -9,9 +9,15 @@ struct PyRegistry {
   std::shared_ptr<ModelRegistry> registry;
 };
 
+// As load() finds a model: by its path, or by its name in the models folder.
+std::string found(const std::string& path_or_name) {
+  return nb::cast<std::string>(nb::module_::import_("dalsegno._models").attr("find_model")(path_or_name));
+}
+
 PyEngine acquire(const PyRegistry& self, const nb::object& path, const nb::kwargs& kwargs) {
   using Owner = std::shared_ptr<Engine>;
-  const EngineOptions options = engine_options(path_of(path), kwargs);
+  EngineOptions options = engine_options(found(path_of(path)), kwargs);
+  if (!options.draft_model_path.empty()) options.draft_model_path = found(options.draft_model_path);
   auto engine = run<Owner>(Needed::all(), [registry = self.registry, options](const std::stop_token& cancel) {
     return registry->acquire(options, cancel);
   });
@@ -42,7 +48,8 @@ void bind_models(nb::module_& module) {
           "acquire", &acquire, nb::arg("path"), nb::arg("options"),
           nb::sig("def acquire(self, path: str | os.PathLike[str], " DALSEGNO_ENGINE_OPTIONS ") -> Engine"),
           "The open engine of a model, loaded first if it is not there; in use until the Engine and all that was made\n"
-          "of it are gone. Errors: as Engine, ExhaustedError (models in use leave no room, named).")
+          "of it are gone. path and draft_model: also names in the models folder. Errors: as Engine, ExhaustedError "
+          "(models in use leave no room, named).")
       .def(
           "report",
           [](const PyRegistry& self) {

@@ -29,21 +29,25 @@ T cast_option(const char* name, nb::handle value, const char* wanted) {
   }
   refuse(name, wanted, value);
 }
-std::vector<std::string> texts_of(const char* name, nb::handle value, const char* wanted) {
-  if (nb::isinstance<nb::str>(value) || nb::isinstance<nb::bytes>(value) || PySequence_Check(value.ptr()) == 0) {
-    refuse(name, wanted, value);
-  }
-  std::vector<std::string> texts;
-  for (const nb::handle item : nb::iter(value)) texts.push_back(cast_option<std::string>(name, item, wanted));
-  return texts;
-}
 
 template <class T>
+constexpr const char* range_of() {
+  constexpr bool kIsLong = sizeof(T) == 8;
+  static_assert(kIsLong || sizeof(T) == 4);
+  if constexpr (std::is_unsigned_v<T>) {
+    return kIsLong ? "a whole number from 0 to 2**64 - 1" : "a whole number from 0 to 2**32 - 1";
+  }
+  return kIsLong ? "a whole number from -2**63 to 2**63 - 1" : "a whole number from -2**31 to 2**31 - 1";
+}
+template <class T>
 constexpr const char* wanted_of() {
-  if constexpr (std::is_same_v<T, bool>) return "True or False";
-  if constexpr (std::is_integral_v<T>) return "a whole number in range";
-  if constexpr (std::is_floating_point_v<T>) return "a number";
-  return "text";
+  if constexpr (std::is_same_v<T, bool>) {
+    return "True or False";
+  } else if constexpr (std::is_integral_v<T>) {
+    return range_of<T>();
+  } else {
+    return std::is_floating_point_v<T> ? "a number" : "text";
+  }
 }
 
 struct Row {
@@ -362,8 +366,8 @@ void set_quotas(EngineOptions& options, const char* option, nb::handle value) {
   }
 }
 
-void set_draft_model(EngineOptions& options, const char*, nb::handle value) {
-  options.draft_model_path = value.is_none() ? "" : path_of(value);
+void set_draft_model(EngineOptions& options, const char* name, nb::handle value) {
+  options.draft_model_path = value.is_none() ? "" : path_of(value, name);
 }
 
 constexpr EngineRow kEngineRows[] = {
@@ -385,6 +389,15 @@ constexpr EngineRow kEngineRows[] = {
 }
 
 }  // namespace
+
+std::vector<std::string> texts_of(const char* name, nb::handle value, const char* wanted) {
+  if (nb::isinstance<nb::str>(value) || nb::isinstance<nb::bytes>(value) || PySequence_Check(value.ptr()) == 0) {
+    refuse(name, wanted, value);
+  }
+  std::vector<std::string> texts;
+  for (const nb::handle item : nb::iter(value)) texts.push_back(cast_option<std::string>(name, item, wanted));
+  return texts;
+}
 
 void refuse(const char* name, const char* wanted, nb::handle value) {
   throw nb::type_error((std::string(name) + ": " + wanted + " is wanted, not " + shown(value)).c_str());

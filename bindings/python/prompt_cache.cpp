@@ -25,9 +25,8 @@ PyPromptCache made(const PyEngine& engine, const nb::object& tokens, std::string
   const auto& owner = engine.use();
   return PyPromptCache::of(
       owner, run<PromptCache>(Needed::of(owner.get()),
-                              [owner, ids = tokens_of(tokens), salt = std::move(salt)](const std::stop_token&) {
-                                return PromptCache::make(*owner, ids, salt);
-                              }));
+                              [owner, ids = tokens_of("tokens", tokens), salt = std::move(salt)](
+                                  const std::stop_token&) { return PromptCache::make(*owner, ids, salt); }));
 }
 
 PyPromptCache loaded(const PyEngine& engine, const nb::object& path, std::string salt) {

@@ -96,32 +96,49 @@ void Failure::rethrow() {
   throw nb::python_error();
 }
 
-std::vector<TokenId> tokens_of(nb::handle tokens) {
+nb::object items_of(const char* name, const char* wanted, nb::handle value) {
+  PyObject* const items = PyObject_GetIter(value.ptr());
+  if (items != nullptr) return nb::steal(items);
+  if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw nb::python_error();
+  PyErr_Clear();
+  refuse(name, wanted, value);
+}
+
+std::vector<TokenId> tokens_of(const char* name, nb::handle tokens) {
+  constexpr const char* kWanted = "a list of token ids";
   if (nb::isinstance<nb::str>(tokens) || nb::isinstance<nb::bytes>(tokens)) {
-    PyErr_SetString(PyExc_TypeError, "token ids are wanted, not text: tokenizer.encode() makes them");
-    throw nb::python_error();
+    throw nb::type_error(
+        (std::string(name) + ": token ids are wanted, not text: tokenizer.encode() makes them").c_str());
   }
   std::vector<TokenId> ids;
   const Py_ssize_t expected = PyObject_Size(tokens.ptr());
   if (expected > 0) ids.reserve(static_cast<std::size_t>(expected));
   if (expected < 0) PyErr_Clear();  // an iterator
   in_python([&] {
-    for (const nb::handle item : nb::iter(tokens)) {
+    const nb::object items = items_of(name, kWanted, tokens);
+    for (PyObject* next = PyIter_Next(items.ptr()); next != nullptr; next = PyIter_Next(items.ptr())) {
+      const nb::object item = nb::steal(next);
       const nb::object index = nb::steal(PyNumber_Index(item.ptr()));
-      if (!index.is_valid()) throw nb::python_error();
-      const long long id = PyLong_AsLongLong(index.ptr());
-      if (id == -1 && PyErr_Occurred() != nullptr) throw nb::python_error();
-      if (id < 0 || id > std::numeric_limits<TokenId>::max()) {
-        raise(ErrorCode::invalid_argument, std::to_string(id) + " is no token id");
+      if (!index.is_valid()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) throw nb::python_error();
+        PyErr_Clear();
+        refuse((std::string(name) + ", item " + std::to_string(ids.size())).c_str(), "a token id", item);
+      }
+      int overflow = 0;
+      const long long id = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+      if (overflow != 0 || id < 0 || id > std::numeric_limits<TokenId>::max()) {
+        const std::string told = overflow == 0 ? std::to_string(id) : "a number of more than 64 bits";
+        raise(ErrorCode::invalid_argument, std::string(name) + ": " + told + " is no token id");
       }
       ids.push_back(static_cast<TokenId>(id));
     }
+    if (PyErr_Occurred() != nullptr) throw nb::python_error();
   });
   return ids;
 }
 
-std::string path_of(nb::handle path) {
-  return nb::cast<std::string>(nb::module_::import_("os").attr("fsdecode")(path));
+std::string path_of(nb::handle path, const char* name) {
+  return nb::cast<std::string>(nb::module_::import_("dalsegno._arguments").attr("path")(name, path));
 }
 
 }  // namespace dalsegno::python

@@ -151,10 +151,14 @@ inline PyType_Slot kCollected[] = {{Py_tp_finalize, reinterpret_cast<void*>(&fin
 
 // Throws TypeError: "NAME: WANTED is wanted, not VALUE".
 [[noreturn]] void refuse(const char* name, const char* wanted, nb::handle value);
+// The iterator of what a caller gave. Throws TypeError: as refuse().
+nb::object items_of(const char* name, const char* wanted, nb::handle value);
 // A sequence of whole numbers, numpy's too.
-std::vector<TokenId> tokens_of(nb::handle tokens);
-// os.PathLike or str.
-std::string path_of(nb::handle path);
+std::vector<TokenId> tokens_of(const char* name, nb::handle tokens);
+// os.PathLike or str. Throws TypeError, ValueError (no text of Unicode).
+std::string path_of(nb::handle path, const char* name = "path");
+// A list of texts, but not one text.
+std::vector<std::string> texts_of(const char* name, nb::handle value, const char* wanted);
 
 // A numpy array [size] of a vector's own memory, which lives as long as the array. Const elements: read-only.
 template <class T>

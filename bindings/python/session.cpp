@@ -91,6 +91,12 @@ Result<std::string> ask(std::size_t place, const std::string& arguments_json) {
   return answer->substr(1);
 }
 
+// errors: what becomes of half of a surrogate pair, by Python's name for it.
+std::string encoded(const nb::object& text, const char* errors) {
+  const auto bytes = nb::cast<nb::bytes>(text.attr("encode")("utf-8", errors));
+  return {bytes.c_str(), bytes.size()};
+}
+
 std::string answer(const nb::list& tools, const std::string& question) {
   const std::size_t space = question.find(' ');
   const nb::object tool = tools[std::stoul(question.substr(0, space))];
@@ -98,11 +104,11 @@ std::string answer(const nb::list& tools, const std::string& question) {
   try {
     const nb::object arguments = json.attr("loads")(question.substr(space + 1));
     const nb::object result = tool["handler"](**nb::cast<nb::dict>(arguments));
-    return "+" + (nb::isinstance<nb::str>(result) ? nb::cast<std::string>(result)
-                                                  : nb::cast<std::string>(json.attr("dumps")(result)));
+    const nb::object text = nb::isinstance<nb::str>(result) ? result : json.attr("dumps")(result);
+    return "+" + encoded(text, "strict");
   } catch (nb::python_error& error) {
     if (!error.matches(PyExc_Exception)) throw;  // KeyboardInterrupt and the like end the call
-    return "-" + nb::cast<std::string>(nb::str(error.value()));
+    return "-" + encoded(nb::str(error.value()), "replace");
   }
 }
 
@@ -412,9 +418,11 @@ void bind_session(nb::module_& module) {
             const auto& tags = idle(self).tags();
             return std::vector<std::string>(tags.begin(), tags.end());
           },
-          [](PySession& self, const std::vector<std::string>& tags) {
+          [](PySession& self, const nb::object& value) {
+            const std::vector<std::string> tags = texts_of("tags", value, "a list of texts");
             idle(self).tags() = std::set<std::string>(tags.begin(), tags.end());
           },
+          nb::for_setter(nb::sig("def tags(self, value: collections.abc.Sequence[str], /) -> None")),
           "The caller's own words for a session; assign to change them.")
       .def("__repr__", &shown)
       .def(

@@ -52,7 +52,7 @@ void bind_tokenizer(nb::module_& module) {
       .def(
           "decode",
           [](const Tokenizer& self, const nb::object& ids) {
-            auto tokens = tokens_of(ids);
+            auto tokens = tokens_of("ids", ids);
             const std::size_t size = tokens.size();
             return worked<std::string>(size, [self, tokens = std::move(tokens)] { return self.decode(tokens); });
           },

@@ -1,4 +1,5 @@
-"""Several users of one model, loaded once, and what the process's memory is spent on: models.py MODEL."""
+"""Several users of one model, loaded once, and what the process's memory is spent on: models.py MODEL, a file
+or a name in the models folder."""
 
 import sys
 

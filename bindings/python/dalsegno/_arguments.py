@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -41,6 +42,17 @@ def text(name: str, value) -> str:
 def _half(name: str, value: str, place: int) -> str:
     return (f"{name}: character {place} is {ascii(value[place])}, half of a surrogate pair and no character; "
             "leave it out or put another in its place")
+
+
+def path(name: str, value) -> str:
+    """The path of a file. Errors: TypeError, InvalidArgumentError (the system has none like it)."""
+    try:
+        said = os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name}: a path, text or os.PathLike, is wanted, not {shown(value)}") from None
+    if "\0" in said:
+        raise InvalidArgumentError(f"{name}: {shown(said)} holds a null character, which no path may; leave it out")
+    return text(name, said)
 
 
 def items(name: str, value, wanted: str) -> list:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
+from . import _arguments
 from .errors import InvalidArgumentError, NotFoundError
 
 _DEEPEST = 4  # folders below the models folder that are looked into
@@ -31,9 +32,9 @@ def _models_in(folder: pathlib.Path) -> list[pathlib.Path]:
 def find_model(name: str | os.PathLike) -> str:
     """The path of a GGUF file: `name` if it is one, or the file of the models folder whose name it is, or begins.
 
-    Errors: NotFoundError, InvalidArgumentError (a folder, or several models begin so).
+    Errors: NotFoundError, InvalidArgumentError (a folder, or several models begin so), TypeError (no path).
     """
-    text = os.fsdecode(name)
+    text = _arguments.path("path", name)
     if os.path.isfile(text):
         return text
     if os.path.isdir(text):

@@ -127,7 +127,8 @@ def test_what_cannot_be_drawn_from_is_named(model, value, word):
     ("stop", HALF, ("surrogate",)), ("stop", ["a", HALF], ("surrogate",)), ("stop", 5, ("list of texts", "5")),
     ("stop", ["a", 5], ("5",)), ("salt", HALF, ("surrogate",)), ("salt", None, ("text",)), ("logit_bias", 5, ("dict",)),
     ("dry_breakers", "ab", ("list of texts",)), ("logits_processor", 5, ("callable",)), ("speculation", 5, ("5",)),
-    ("max_tokens", "x" * 10_000, ("whole number",)), ("seed", -1, ("whole number",))])
+    ("max_tokens", "x" * 10_000, ("whole number",)),
+    ("seed", -1, ("whole number from 0 to 2**64 - 1",)), ("top_k", 1 << 40, ("whole number from -2**31 to 2**31 - 1",))])
 def test_options_of_requests(model, name, wrong, words):
     sentence = refused(lambda: model.generate(PROMPT, **{name: wrong}), name, *words)
     assert len(sentence) < 300

@@ -94,6 +94,17 @@ def test_what_a_tool_raises_is_told_to_the_model(tool_model):
     assert answer.runs[0].failed and "no clock" in answer.runs[0].result
 
 
+def test_text_of_a_tool_that_is_no_unicode_is_told_to_the_model(tool_model):
+    def fails(**arguments):
+        raise LookupError("no clock \ud800")
+
+    for handler, word in ((lambda **arguments: "a\ud800", "surrogates not allowed"), (fails, "no clock ?")):
+        answer = tool_model.session(tools=tools_of(handler)).run_tools("What time is it?", max_tokens=100)
+        assert answer.runs[0].failed and word in answer.runs[0].result
+    answer = tool_model.session(tools=tools_of(lambda **arguments: "a\0b")).run_tools("What time is it?", max_tokens=100)
+    assert answer.runs[0].result == "a\0b"
+
+
 def test_a_keyboard_interrupt_in_a_tool_ends_the_call(tool_model):
     def handler(**arguments):
         raise KeyboardInterrupt
