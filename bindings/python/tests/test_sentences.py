@@ -25,6 +25,7 @@ def refused(call, *words, kind=(TypeError, dalsegno.InvalidArgumentError)):
     with pytest.raises(kind) as caught:
         call()
     sentence = str(caught.value)
+    del caught  # with its traceback it holds this frame, and so what `call` was given, until a collection
     assert "\n" not in sentence and all(word in sentence for word in words), sentence
     return sentence
 
