@@ -305,6 +305,10 @@ fn an_optional_part_that_cannot_be_is_left_out() {
     for bad in [r#"{"a":1}"#, r#"{"a":{"c":""}}"#, r#"{"b":[1]}"#] {
         assert!(!accepts(&follower, bad), "{bad}");
     }
+    // What no other member may be called says nothing of those that have a name.
+    let named = r#"{"patternProperties":{"a":{"required":["x"]}},"const":{"ab":1},"not":{"const":2}}"#;
+    let follower = compile(named).unwrap();
+    assert!(accepts(&follower, r#"{"ab":1}"#) && !accepts(&follower, r#"{"a":1}"#));
     let follower = compile(r#"{"anyOf":[NO,{"type":"integer"}]}"#).unwrap();
     assert!(accepts(&follower, "1") && !accepts(&follower, r#"{"c":""}"#));
     let none = "the JSON schema cannot be used: no value is valid by it";

@@ -223,7 +223,16 @@ impl<'r> Writer<'r> {
                 }
             };
         }
-        let (patterns, rest) = self.other_members(object, keys.as_deref())?;
+        let (mut patterns, rest) = self.other_members(object, keys.as_deref())?;
+        // llguidance holds members with a name to the patterns that match it too.
+        if rest == Value::Bool(false) {
+            patterns.retain(|_, value| value != &Value::Bool(false));
+        }
+        if !patterns.is_empty()
+            && !object.members.iter().all(|each| matches!(each.keys, Keys::Name(_) | Keys::Pattern(_)))
+        {
+            self.expansion.narrow("\"additionalProperties\" beside \"patternProperties\"");
+        }
         let open = rest != Value::Bool(false) || patterns.values().any(|value| value != &Value::Bool(false));
         let mut whole = Map::from_iter([("type".to_string(), json!("object"))]);
         whole.insert("properties".into(), Value::Object(properties));
