@@ -89,7 +89,11 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::span<const char* const> failed_rows() const override { return failed_; }
   [[nodiscard]] std::uint64_t weight_bytes() const override { return weights_.bytes(); }
   [[nodiscard]] std::uint64_t work_bytes() const override { return work_.bytes() + tables_.bytes(); }
-  void release_buffers() override { work_.give_back(); }
+  void release_buffers() override {
+    work_.give_back();
+    tables_.give_back();
+    ++releases_;
+  }
 
  private:
   [[nodiscard]] int rows() const {
@@ -116,6 +120,7 @@ class CpuBackend final : public Backend {
   HostArena weights_;
   HostArena work_;    // buffers of a step: nothing in them outlives it
   HostArena tables_;  // of RoPE
+  std::uint64_t releases_ = 0;
   CpuAttention attention_;
   CpuProducts products_;
   CpuLookahead lookahead_;
@@ -370,6 +375,8 @@ void CpuBackend::rope_and_store(Buffer& qkv, const RopeTable& rope, const Attent
   const auto& table = as<const CpuRope>(rope);
   {
     const FloatState state;
+    if (table.releases != releases_) table.filled = 0;
+    table.releases = releases_;
     for (const StepSequence& sequence : step_.sequences) fill_rope(table, sequence.first_position + sequence.rows);
   }
   auto& in = as<CpuBuffer>(qkv);

@@ -58,7 +58,7 @@ struct CpuActivations final : Activations {
   }
 };
 
-// cos and sin of every position, filled up to the highest position seen so far.
+// cos and sin of every position, filled up to the highest position seen since the backend last gave its buffers back.
 struct CpuRope final : RopeTable {
   std::vector<float> frequencies;  // [dims / 2], radians per position, rounded to f32 as models are trained with
   float* cos = nullptr;            // [positions, dims / 2]
@@ -67,6 +67,7 @@ struct CpuRope final : RopeTable {
   int positions = 0;
   bool interleaved = false;
   mutable int filled = 0;
+  mutable std::uint64_t releases = 0;  // of the backend's buffers when it was filled
 };
 
 }  // namespace dalsegno
