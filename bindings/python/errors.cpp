@@ -1,9 +1,8 @@
-#include "dalsegno/diagnostics.hpp"
-
 #include <string_view>
 #include <typeinfo>
 
 #include "bindings/python/python.hpp"
+#include "dalsegno/diagnostics.hpp"
 
 // What nanobind raises where no arguments fit is many lines; it becomes a sentence here, since every call of the module
 // that fails so comes by. The linker (--wrap, see CMakeLists.txt) puts this function before Python's own.

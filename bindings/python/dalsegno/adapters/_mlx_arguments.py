@@ -22,16 +22,20 @@ def of_kind(name: str, value, kind: type, wanted: str):
     return value
 
 
-def whole(name: str, value, least: int) -> int:
-    """A whole number, numpy's too. Errors: TypeError, ValueError (less than `least`)."""
-    wanted = f"a whole number from {least} on"
+def _whole(name: str, value, wanted: str, fits) -> int:
+    said = f"{name}: {wanted} is wanted, not {_arguments.shown(value)}"
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: {wanted} is wanted, not {_arguments.shown(value)}") from None
-    if number < least:
-        raise ValueError(f"{name}: {wanted} is wanted, not {_arguments.shown(value)}")
+        raise TypeError(said) from None
+    if not fits(number):
+        raise ValueError(said)
     return number
+
+
+def whole(name: str, value, least: int) -> int:
+    """A whole number, numpy's too. Errors: TypeError, ValueError (less than `least`)."""
+    return _whole(name, value, f"a whole number from {least} on", lambda number: number >= least)
 
 
 def number(name: str, value):
@@ -42,12 +46,7 @@ def number(name: str, value):
 def most_tokens(name: str, value) -> int:
     """How many tokens a reply may have; -1: no limit. Errors: TypeError, ValueError."""
     wanted = "a whole number from 1 on, or -1 for no limit,"
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: {wanted} is wanted, not {_arguments.shown(value)}") from None
-    if count < 1 and count != -1:
-        raise ValueError(f"{name}: {wanted} is wanted, not {_arguments.shown(value)}")
+    count = _whole(name, value, wanted, lambda count: count >= 1 or count == -1)
     return min(count, _UNLIMITED) if count > 0 else _UNLIMITED
 
 
