@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "kernels/kv_codes_avx512.hpp"
 #include "kernels/lanes_avx512.hpp"
 #include "kernels/levels.hpp"
@@ -45,14 +47,17 @@ struct F32 {
 template <class Format>
 constexpr bool kIsCodes = Format::kBits < 16;
 
-// What a group of rows needs during one chunk, in steps of 4 bytes. m, l, fade: lane i is row i.
+// What a group of rows needs during one chunk, in steps of 4 bytes. m, l, fade: lane i is row i. fade: what o has to be
+// multiplied by before the values of p come onto it; next_fade: the same of the tile whose scores are in s.
 struct Work {
   alignas(64) std::uint32_t q[kMaxRows][kMaxHeadDim];
   alignas(64) std::uint32_t p[kMaxRows][kMaxHeadDim];  // [kTileKeys] of it; the stride of q lets one function read both
   alignas(64) float s[kMaxRows][kTileKeys];
   alignas(64) float m[kLanes];
+  alignas(64) float top[kLanes];
   alignas(64) float l[kLanes];
   alignas(64) float fade[kLanes];
+  alignas(64) float next_fade[kLanes];
 };
 
 // Scales and minima of the codes of a tile's V, of tokens in turn, as f32.
@@ -261,7 +266,7 @@ struct Max {
 
 // Folds each of up to six vectors by halves 8, 4, 2, 1, several at a time: lane i of the result is vector i folded.
 template <class Op, int kRows>
-inline __m512 fold_rows(const __m512 (&x)[kRows]) {
+inline __attribute__((always_inline)) __m512 fold_rows(const __m512 (&x)[kRows]) {
   constexpr int kPairs = (kRows + 1) / 2;
   __m512 eight[4];  // lanes 0-7: row 2i, 8-15: row 2i + 1
   DALSEGNO_UNROLL for (int i = 0; i < kPairs; i++) {
@@ -282,12 +287,17 @@ inline __m512 fold_rows(const __m512 (&x)[kRows]) {
   return _mm512_permutex2var_ps(one[0], lanes, one[kRows > 4 ? 1 : 0]);
 }
 
-// The scores of the tile's first kBlocks blocks, and from them the probabilities; brings m and l of the rows that
-// see a key under the new maximum and leaves in `fade` what o has to be multiplied by: 1 for the other rows, whose
-// p is 0.
+inline __mmask16 seeing_rows(const std::uint64_t (&keys)[kMaxRows], int rows) {
+  unsigned seeing = 0;
+  DALSEGNO_UNROLL for (int i = 0; i < rows; i++) seeing |= static_cast<unsigned>(keys[i] != 0) << i;
+  return static_cast<__mmask16>(seeing);
+}
+
+// The scores of the tile's first kBlocks blocks; brings m of the rows that see a key under the new maximum. next_fade
+// is 1 for the other rows, whose p is 0.
 template <class Format, bool kAhead, int kRows, int kBlocks>
-void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&keys)[kMaxRows], const AttentionArgs& args,
-                   Work& work) {
+void scores(const Tile& tile, const Tile& next, const std::uint64_t (&keys)[kMaxRows], const AttentionArgs& args,
+            Work& work) {
   __m512 acc[kRows][kBlocks];
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
     DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) acc[i][j] = _mm512_setzero_ps();
@@ -298,56 +308,92 @@ void probabilities(const Tile& tile, const Tile& next, const std::uint64_t (&key
     chains<Format, kAhead, kRows, kBlocks>(tile.k, next.k, kStep, work.q[0], args.head_dim / Format::kPerStep, acc);
   }
   __m512 fold[kRows];
-  unsigned seeing = 0;
-  DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-    DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
-      const auto on = static_cast<__mmask16>(keys[i] >> (kLanes * j));
-      const __m512 s = _mm512_mask_mul_ps(_mm512_set1_ps(kMinusInfinity), on, acc[i][j], _mm512_set1_ps(args.scale));
-      _mm512_store_ps(work.s[i] + kLanes * j, s);
-      fold[i] = j == 0 ? s : _mm512_max_ps(fold[i], s);
+  const auto scale = [&](auto masked) {
+    DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
+      DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
+        const auto on = decltype(masked)::value ? static_cast<__mmask16>(keys[i] >> (kLanes * j)) : __mmask16{0xffff};
+        const __m512 s = _mm512_mask_mul_ps(_mm512_set1_ps(kMinusInfinity), on, acc[i][j], _mm512_set1_ps(args.scale));
+        _mm512_store_ps(work.s[i] + kLanes * j, s);
+        fold[i] = j == 0 ? s : _mm512_max_ps(fold[i], s);
+      }
     }
-    seeing |= static_cast<unsigned>(keys[i] != 0) << i;
+  };
+  std::uint64_t all = keys[0];
+  DALSEGNO_UNROLL for (int i = 1; i < kRows; i++) all &= keys[i];
+  if (kBlocks == kTileBlocks && all == ~0ULL) {
+    scale(std::false_type{});
+  } else {
+    scale(std::true_type{});
   }
-  const auto rows = static_cast<__mmask16>(seeing);
+  const __mmask16 rows = seeing_rows(keys, kRows);
   const __m512 before = _mm512_load_ps(work.m);
   const __m512 m = _mm512_mask_max_ps(before, rows, before, fold_rows<Max>(fold));
   const __m512 fade = _mm512_mask_mov_ps(_mm512_set1_ps(1.0F), rows, exp_negative(_mm512_sub_ps(before, m)));
   _mm512_store_ps(work.m, m);
-  _mm512_store_ps(work.fade, fade);
+  _mm512_store_ps(work.top, _mm512_maskz_mov_ps(rows, m));
+  _mm512_store_ps(work.next_fade, fade);
+}
+
+// From the scores the probabilities of the same blocks, and what they add to l.
+template <class Format, int kRows, int kBlocks>
+void probabilities(const std::uint64_t (&keys)[kMaxRows], Work& work) {
+  __m512 fold[kRows];
   DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) {
-    const __m512 top = _mm512_set1_ps(work.m[i]);
-    const __mmask16 on = keys[i] != 0 ? 0xffff : 0;
+    const __m512 top = _mm512_set1_ps(work.top[i]);
     __m512 p[kBlocks];
     DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) {
-      p[j] = _mm512_maskz_mov_ps(on, exp_negative(_mm512_sub_ps(_mm512_load_ps(work.s[i] + kLanes * j), top)));
-      Format::store(work.p[i], kLanes * j, p[j]);
+      p[j] = _mm512_sub_ps(_mm512_load_ps(work.s[i] + kLanes * j), top);
     }
+    exp_negative(p);
+    DALSEGNO_UNROLL for (int j = 0; j < kBlocks; j++) Format::store(work.p[i], kLanes * j, p[j]);
     // Of the four vectors that a sum takes in pairs, those that are missing are zeros.
     fold[i] = kBlocks == 1 ? p[0] : _mm512_add_ps(p[0], p[kBlocks > 1 ? 1 : 0]);
     if (kBlocks == 3) fold[i] = _mm512_add_ps(fold[i], p[kBlocks - 1]);
     if (kBlocks == 4) fold[i] = _mm512_add_ps(fold[i], _mm512_add_ps(p[kBlocks > 2 ? 2 : 0], p[kBlocks - 1]));
   }
+  const __m512 fade = _mm512_load_ps(work.next_fade);
+  _mm512_store_ps(work.fade, fade);
   const __m512 l = _mm512_mul_ps(_mm512_load_ps(work.l), fade);
-  _mm512_store_ps(work.l, _mm512_mask_add_ps(l, rows, l, fold_rows<Add>(fold)));
+  _mm512_store_ps(work.l, _mm512_mask_add_ps(l, seeing_rows(keys, kRows), l, fold_rows<Add>(fold)));
 }
 
-template <class Format, bool kAhead, int kRows, int kBlocks>
-void attend_tile(const AttentionArgs& args, int row0, int key, const std::uint64_t (&keys)[kMaxRows], bool last,
-                 Work& work) {
-  const Tile tile = tile_at(args, key);
-  const Tile next = last && args.next != nullptr ? tile_at(*args.next, args.next->chunk * kChunkKeys)
-                                                 : tile_at(args, key + kTileKeys);
+// A tile whose probabilities wait for their values: blocks of it, none at first.
+struct Pending {
+  Tile tile;
+  Tile next;
+  int blocks = 0;
+};
+
+template <class Format, bool kAhead, int kRows>
+void all_values(const Pending& of, const AttentionArgs& args, int row0, const Work& work) {
+  if (of.blocks == 0) return;
   const AttentionState* out = args.out + row0;
   ValueScales scales;
-  if constexpr (kIsCodes<Format>) read_scales<Format::kBits>(tile, next, kBlocks, *args.codes, scales);
-  probabilities<Format, kAhead, kRows, kBlocks>(tile, next, keys, args, work);
+  if constexpr (kIsCodes<Format>) read_scales<Format::kBits>(of.tile, of.next, of.blocks, *args.codes, scales);
   int d = 0;
   for (; d + kLanes * kWidth <= args.head_dim; d += kLanes * kWidth) {
-    values<Format, kAhead, kRows, kWidth>(tile, next, kBlocks, args, d, work, scales, out);
+    values<Format, kAhead, kRows, kWidth>(of.tile, of.next, of.blocks, args, d, work, scales, out);
   }
   for (; d < args.head_dim; d += kLanes) {
-    values<Format, kAhead, kRows, 1>(tile, next, kBlocks, args, d, work, scales, out);
+    values<Format, kAhead, kRows, 1>(of.tile, of.next, of.blocks, args, d, work, scales, out);
   }
+}
+
+// The values of the tile before come between a tile's scores and its probabilities: there they hide how long the
+// maximum of a row takes to be known.
+template <class Format, bool kAhead, int kRows, int kBlocks>
+void attend_tile(const AttentionArgs& args, int row0, int key, const std::uint64_t (&keys)[kMaxRows], bool last,
+                 Pending& pending, Work& work) {
+  const Tile tile = tile_at(args, key);
+  Tile next = tile;
+  if constexpr (kAhead) {
+    next = last && args.next != nullptr ? tile_at(*args.next, args.next->chunk * kChunkKeys)
+                                        : tile_at(args, key + kTileKeys);
+  }
+  scores<Format, kAhead, kRows, kBlocks>(tile, next, keys, args, work);
+  all_values<Format, kAhead, kRows>(pending, args, row0, work);
+  probabilities<Format, kRows, kBlocks>(keys, work);
+  pending = {tile, next, kBlocks};
 }
 
 template <class Format, bool kAhead, int kRows>
@@ -363,24 +409,38 @@ void attend_rows(const AttentionArgs& args, int row0) {
     const AttentionState& state = args.out[row0 + i];
     for (int d = 0; d < args.head_dim; d += kLanes) _mm512_store_ps(state.o + d, _mm512_setzero_ps());
   }
+  // All rows see the keys [begin, first_end).
+  int begin = args.begin[row0];
+  int first_end = args.end[row0];
+  for (int i = 1; i < kRows; i++) {
+    if (args.begin[row0 + i] > begin) begin = args.begin[row0 + i];
+    if (args.end[row0 + i] < first_end) first_end = args.end[row0 + i];
+  }
   int end = (args.chunk + 1) * kChunkKeys;
   if (args.end[row0 + kRows - 1] < end) end = args.end[row0 + kRows - 1];  // only prefetching depends on it
+  Pending pending;
   for (int key = args.chunk * kChunkKeys; key < (args.chunk + 1) * kChunkKeys; key += kTileKeys) {
-    std::uint64_t keys[kMaxRows] = {};
-    std::uint64_t any = 0;
-    for (int i = 0; i < kRows; i++) any |= keys[i] = visible(args, row0 + i, key);
+    std::uint64_t keys[kMaxRows];
+    std::uint64_t any = ~0ULL;
+    if (key >= begin && key + kTileKeys <= first_end) {
+      DALSEGNO_UNROLL for (int i = 0; i < kRows; i++) keys[i] = ~0ULL;
+    } else {
+      any = 0;
+      for (int i = 0; i < kRows; i++) any |= keys[i] = visible(args, row0 + i, key);
+    }
     if (any == 0) continue;
     const bool last = key + kTileKeys >= end;
     if ((any >> 48) != 0) {
-      attend_tile<Format, kAhead, kRows, 4>(args, row0, key, keys, last, work);
+      attend_tile<Format, kAhead, kRows, 4>(args, row0, key, keys, last, pending, work);
     } else if ((any >> 32) != 0) {
-      attend_tile<Format, kAhead, kRows, 3>(args, row0, key, keys, last, work);
+      attend_tile<Format, kAhead, kRows, 3>(args, row0, key, keys, last, pending, work);
     } else if ((any >> 16) != 0) {
-      attend_tile<Format, kAhead, kRows, 2>(args, row0, key, keys, last, work);
+      attend_tile<Format, kAhead, kRows, 2>(args, row0, key, keys, last, pending, work);
     } else {
-      attend_tile<Format, kAhead, kRows, 1>(args, row0, key, keys, last, work);
+      attend_tile<Format, kAhead, kRows, 1>(args, row0, key, keys, last, pending, work);
     }
   }
+  all_values<Format, kAhead, kRows>(pending, args, row0, work);
   for (int i = 0; i < kRows; i++) {  // a row of NaN must not look like one that saw no key
     AttentionState& state = args.out[row0 + i];
     state.l = work.l[i];
@@ -432,13 +492,15 @@ void merge(AttentionState& total, const AttentionState& part, int head_dim) {
     return;
   }
   const float m = total.m > part.m ? total.m : part.m;
-  const float a = exp_negative(total.m - m);
-  const float b = exp_negative(part.m - m);
+  __m512 fades[2] = {_mm512_set1_ps(total.m - m), _mm512_set1_ps(part.m - m)};
+  exp_negative(fades);
+  const float a = _mm512_cvtss_f32(fades[0]);
+  const float b = _mm512_cvtss_f32(fades[1]);
   total.m = m;
   total.l = __builtin_fmaf(part.l, b, total.l * a);
   for (int d = 0; d < head_dim; d += kLanes) {
-    const __m512 faded = _mm512_mul_ps(_mm512_load_ps(total.o + d), _mm512_set1_ps(a));
-    _mm512_store_ps(total.o + d, _mm512_fmadd_ps(_mm512_load_ps(part.o + d), _mm512_set1_ps(b), faded));
+    const __m512 faded = _mm512_mul_ps(_mm512_load_ps(total.o + d), fades[0]);
+    _mm512_store_ps(total.o + d, _mm512_fmadd_ps(_mm512_load_ps(part.o + d), fades[1], faded));
   }
 }
 

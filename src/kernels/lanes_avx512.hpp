@@ -17,22 +17,38 @@ inline __mmask16 first(int n) {
   return n <= 0 ? __mmask16{0} : static_cast<__mmask16>((1U << n) - 1U);
 }
 
-// As scalar::exp_negative, lane by lane; vscalefps adds the exponent.
-inline __m512 exp_negative(__m512 x) {
+// Each of them as scalar::exp_negative, lane by lane; vscalefps adds the exponent. Step by step for all: one after the
+// other, what waits for the first would fill the scheduler before the next is seen.
+template <int kCount>
+inline __attribute__((always_inline)) void exp_negative(__m512 (&x)[kCount]) {
+  const auto each = [](auto step) {
+    _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) step(i);
+  };
   const __m512 to_integer = _mm512_set1_ps(12582912.0F);
-  const __mmask16 live = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0F), _CMP_NLT_UQ);
-  const __m512 scaled = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504F));
-  const __m512 n = _mm512_sub_ps(_mm512_add_ps(scaled, to_integer), to_integer);
-  const __m512 high = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375F), x);
-  const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4F), high);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4F);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1F));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1F));
-  p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), _mm512_set1_ps(1.0F));
-  return _mm512_maskz_scalef_ps(live, p, n);
+  __mmask16 live[kCount];
+  __m512 n[kCount];
+  __m512 p[kCount];
+  each([&](int i) { live[i] = _mm512_cmp_ps_mask(x[i], _mm512_set1_ps(-87.0F), _CMP_NLT_UQ); });
+  each([&](int i) { n[i] = _mm512_mul_ps(x[i], _mm512_set1_ps(1.44269504F)); });
+  each([&](int i) { n[i] = _mm512_add_ps(n[i], to_integer); });
+  each([&](int i) { n[i] = _mm512_sub_ps(n[i], to_integer); });
+  __m512(&r)[kCount] = x;
+  each([&](int i) { r[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(-0.693359375F), r[i]); });
+  each([&](int i) { r[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(2.12194440e-4F), r[i]); });
+  each([&](int i) { p[i] = _mm512_fmadd_ps(_mm512_set1_ps(1.9875691500e-4F), r[i], _mm512_set1_ps(1.3981999507e-3F)); });
+  each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(8.3334519073e-3F)); });
+  each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(4.1665795894e-2F)); });
+  each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(1.6666665459e-1F)); });
+  each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(5.0000001201e-1F)); });
+  each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], _mm512_mul_ps(r[i], r[i]), r[i]); });
+  each([&](int i) { p[i] = _mm512_add_ps(p[i], _mm512_set1_ps(1.0F)); });
+  each([&](int i) { x[i] = _mm512_maskz_scalef_ps(live[i], p[i], n[i]); });
+}
+
+inline __m512 exp_negative(__m512 x) {
+  __m512 one[1] = {x};
+  exp_negative(one);
+  return one[0];
 }
 
 inline float exp_negative(float x) {
