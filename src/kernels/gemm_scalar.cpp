@@ -45,16 +45,20 @@ int load_code(const GroupLayout& layout, const std::byte* group, int column, int
   return (low | upper) - layout.zero;
 }
 
+// Of a column: the scale of a half of k, and the minimum.
+float scale_at(const GroupLayout& layout, const std::byte* group, int half, int column) {
+  const int entry = (layout.scales == 2 ? half * kPanelColumns : 0) + column;
+  return load_float(group + layout.scale_offset + entry * layout.scale_bytes, layout.scale_bytes);
+}
+float minimum_at(const GroupLayout& layout, const std::byte* group, int column) {
+  if (!layout.minimum) return 0;
+  return load_float(group + layout.minimum_offset + column * layout.scale_bytes, layout.scale_bytes);
+}
+
 void load_scales(const GroupLayout& layout, const std::byte* group, Group& out) {
   for (int column = 0; column < kPanelColumns; ++column) {
-    for (int half = 0; half < 2; ++half) {
-      const int entry = (layout.scales == 2 ? half * kPanelColumns : 0) + column;
-      out.scale[half][column] =
-          load_float(group + layout.scale_offset + entry * layout.scale_bytes, layout.scale_bytes);
-    }
-    out.minimum[column] =
-        layout.minimum ? load_float(group + layout.minimum_offset + column * layout.scale_bytes, layout.scale_bytes)
-                       : 0;
+    for (int half = 0; half < 2; ++half) out.scale[half][column] = scale_at(layout, group, half, column);
+    out.minimum[column] = minimum_at(layout, group, column);
   }
 }
 
@@ -180,12 +184,14 @@ void embed_row(const PackedMatrix& w, int row, float* out) {
     return;
   }
   const GroupLayout layout = group_layout(w.format);
-  Group scales;
-  for (int k = 0; k < w.k; ++k) {
-    const std::byte* group = panel + static_cast<std::ptrdiff_t>(k / kGroup) * layout.bytes;
-    if (k % kGroup == 0) load_scales(layout, group, scales);
-    const auto code = static_cast<float>(load_code(layout, group, column, k % kGroup / 4, k % 4));
-    out[k] = fma(code, scales.scale[k % kGroup / kHalf][column], scales.minimum[column]);
+  for (int begin = 0; begin < w.k; begin += kGroup) {
+    const std::byte* group = panel + static_cast<std::ptrdiff_t>(begin / kGroup) * layout.bytes;
+    const float scale[2] = {scale_at(layout, group, 0, column), scale_at(layout, group, 1, column)};
+    const float minimum = minimum_at(layout, group, column);
+    for (int k = 0; k < kGroup; ++k) {
+      const auto code = static_cast<float>(load_code(layout, group, column, k / 4, k % 4));
+      out[begin + k] = fma(code, scale[k / kHalf], minimum);
+    }
   }
 }
 

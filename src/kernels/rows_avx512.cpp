@@ -63,12 +63,26 @@ void rope_interleaved(float* x, int half, const float* cos, const float* sin) {
   }
 }
 
-// g / (1 + exp(-z)), where z has the sign of g.
-inline __m512 times_sigmoid(__m512 g, __m512 z) {
-  const __m512 e = exp_negative(_mm512_or_ps(z, _mm512_set1_ps(-0.0F)));
-  const __mmask16 positive = _mm512_cmp_ps_mask(g, _mm512_setzero_ps(), _CMP_GE_OQ);
-  const __m512 numerator = _mm512_mask_mov_ps(_mm512_mul_ps(g, e), positive, g);
-  return _mm512_div_ps(numerator, _mm512_add_ps(_mm512_set1_ps(1.0F), e));
+// out = g / (1 + exp(-z)) * up, where z = z_of(g) has the sign of g; several vectors at a time, as exp_negative likes it.
+template <class Z>
+inline void gate_mul(const float* gate, const float* up, int n, float* out, const Z& z_of) {
+  constexpr int kTogether = 4;
+  for (int i = 0; i < n; i += kTogether * kLanes) {
+    __m512 g[kTogether];
+    __m512 e[kTogether];
+    for (int j = 0; j < kTogether; ++j) {
+      g[j] = load(gate + i + kLanes * j, n - i - kLanes * j);
+      e[j] = _mm512_or_ps(z_of(g[j]), _mm512_set1_ps(-0.0F));
+    }
+    exp_negative(e);
+    for (int j = 0; j < kTogether; ++j) {
+      const int at = i + kLanes * j;
+      const __mmask16 positive = _mm512_cmp_ps_mask(g[j], _mm512_setzero_ps(), _CMP_GE_OQ);
+      const __m512 numerator = _mm512_mask_mov_ps(_mm512_mul_ps(g[j], e[j]), positive, g[j]);
+      const __m512 gated = _mm512_div_ps(numerator, _mm512_add_ps(_mm512_set1_ps(1.0F), e[j]));
+      store(out + at, n - at, _mm512_mul_ps(gated, load(up + at, n - at)));
+    }
+  }
 }
 
 }  // namespace
@@ -100,18 +114,14 @@ void add(float* x, const float* y, int n) {
 }
 
 void silu_mul(const float* gate, const float* up, int n, float* out) {
-  for (int i = 0; i < n; i += kLanes) {
-    const __m512 g = load(gate + i, n - i);
-    store(out + i, n - i, _mm512_mul_ps(times_sigmoid(g, g), load(up + i, n - i)));
-  }
+  gate_mul(gate, up, n, out, [](__m512 g) { return g; });
 }
 
 void gelu_mul(const float* gate, const float* up, int n, float* out) {
-  for (int i = 0; i < n; i += kLanes) {
-    const __m512 g = load(gate + i, n - i);
+  gate_mul(gate, up, n, out, [](__m512 g) {
     const __m512 slope = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(kGeluCube), _mm512_set1_ps(kGeluLinear));
-    store(out + i, n - i, _mm512_mul_ps(times_sigmoid(g, _mm512_mul_ps(g, slope)), load(up + i, n - i)));
-  }
+    return _mm512_mul_ps(g, slope);
+  });
 }
 
 void rope(float* x, int rope_dim, const float* cos, const float* sin, bool interleaved) {
