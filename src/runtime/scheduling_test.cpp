@@ -213,6 +213,11 @@ FinishReason ended_by(Ending& request) {
   return end.ok() ? end.value() : FinishReason::error;
 }
 
+// Of 5 ms: however fast the steps are, what comes after the first is late.
+void sleep_past_deadline() {
+  std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
 TEST_F(SchedulingTest, ADeadlineEndsWhatWaitsForRoom) {
   leave_room(600);
   submit_held(350);
@@ -230,7 +235,13 @@ TEST_F(SchedulingTest, ADeadlineEndsWhatStandsAside) {
   follower.tokens.push_back(1);
   follower.scheduling.deadline_seconds = 0.005;
   requests_.push_back(std::static_pointer_cast<Ending>(follower.request));
-  engine_->scheduler().submit({std::move(leader), std::move(follower)});
+  std::vector<Work> late;
+  late.push_back(std::move(follower));
+  requests_[0]->at_first_progress = [&] {
+    engine_->scheduler().submit(std::move(late));
+    sleep_past_deadline();
+  };
+  engine_->scheduler().submit({std::move(leader)});
   EXPECT_EQ(ended_by(*requests_[1]), FinishReason::deadline);
   requests_[0]->cancel();
   EXPECT_TRUE(requests_[0]->wait().ok());
@@ -241,6 +252,7 @@ TEST_F(SchedulingTest, ADeadlineEndsWhatPrefills) {
   Work slow = work({"slow", 2000});
   slow.chunk = 1;
   slow.scheduling.deadline_seconds = 0.005;
+  requests_[0]->at_first_progress = sleep_past_deadline;
   engine_->scheduler().submit({std::move(slow)});
   EXPECT_EQ(ended_by(*requests_[0]), FinishReason::deadline);
 }

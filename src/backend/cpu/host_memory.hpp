@@ -10,27 +10,33 @@
 
 namespace dalsegno {
 
-// Zeroed, 2 MiB aligned memory in huge pages where the system grants them; counted against a budget.
-// Move-only. Pages become resident when first touched.
+// A range of addresses, 2 MiB aligned, whose first bytes() are zeroed memory in huge pages where the system grants
+// them, counted against a budget. Move-only. Pages become resident when first touched.
 class HostMemory {
  public:
   HostMemory() = default;
-  // Errors: exhausted (the budget, or the system, has no room); what names the use in the sentence.
-  static Result<HostMemory> allocate(MemoryBudget& budget, MemoryKind kind, std::size_t bytes, const std::string& what);
+  // Takes addresses alone. Errors: exhausted (the system has none); what names the use in the sentence.
+  static Result<HostMemory> map(std::size_t range, const std::string& what);
   HostMemory(HostMemory&& other) noexcept;
   HostMemory& operator=(HostMemory&& other) noexcept;
   ~HostMemory();
 
+  // Makes the first `bytes` memory, in whole huge pages. Errors: exhausted (the budget, or the system, has no room).
+  // Requires: bytes <= range().
+  Result<void> grow(MemoryBudget& budget, MemoryKind kind, std::size_t bytes, const std::string& what);
+
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] std::size_t range() const { return range_; }
 
  private:
   std::byte* data_ = nullptr;
+  std::size_t range_ = 0;
   std::size_t bytes_ = 0;
-  Reservation reservation_;
+  std::vector<Reservation> reservations_;
 };
 
-// Hands out 64-byte aligned pieces of HostMemory that live as long as the arena, so that many
+// Hands out 64-byte aligned pieces of HostMemory that live as long as the arena, one after the other, so that many
 // small tensors share huge pages. Threads: one at a time.
 class HostArena {
  public:
