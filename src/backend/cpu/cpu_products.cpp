@@ -11,6 +11,7 @@ namespace {
 constexpr int kFewRows = 96;
 constexpr int kUnitRowsOfFew = 18;
 constexpr int kUnitRows = 120;
+constexpr int kTileRows = 12;  // what the heights of all levels' tiles divide
 // From so many rows on, times the parts squared, each part multiplies the rows that it also norms, gates and attends
 // for, by all panels: r rows of 4-bit weights take 75/r GB/s per core, so that all parts read less than 10 GB/s.
 constexpr int kShareRows = 8;
@@ -41,6 +42,12 @@ Ahead of_unit(const Ahead& ahead, int parts, std::int64_t unit, int units) {
   share.stride = parts;
   share.count = static_cast<int>(each * (unit + 1 - begin) / (end - begin) - first);
   return share;
+}
+
+// Of block `block` of `blocks`: between many rows in whole tiles, since one of fewer rows costs more a row.
+int first_row(int m, int block, int blocks) {
+  const int row = m * block / blocks;
+  return m <= kFewRows || block == blocks ? row : row / kTileRows * kTileRows;
 }
 
 GemmArgs all_rows(const CpuActivations& a, int m, int columns, bool add) {
@@ -89,9 +96,9 @@ void CpuProducts::multiply(const CpuActivations& a, int m, const CpuWeight& w, c
     for (int i; (i = runs_.take(part)) >= 0;) {
       const int panel = i / blocks % w.panels;
       const int block = i / blocks / w.panels * blocks + i % blocks;  // of all rows
-      const int first = m * block / (shares * blocks);
+      const int first = first_row(m, block, shares * blocks);
       GemmArgs unit = args;
-      unit.m = m * (block + 1) / (shares * blocks) - first;
+      unit.m = first_row(m, block + 1, shares * blocks) - first;
       if (m <= kFewRows && i % blocks + 1 == blocks) unit.after = panel_at(w, panel + 1);
       unit.ahead = of_unit(ahead, parts, i, units);
       unit.quant = a.quant.from(first);
