@@ -21,9 +21,7 @@ inline __mmask16 first(int n) {
 // other, what waits for the first would fill the scheduler before the next is seen.
 template <int kCount>
 inline __attribute__((always_inline)) void exp_negative(__m512 (&x)[kCount]) {
-  const auto each = [](auto step) {
-    _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) step(i);
-  };
+  const auto each = [](auto step) { _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) step(i); };
   const __m512 to_integer = _mm512_set1_ps(12582912.0F);
   __mmask16 live[kCount];
   __m512 n[kCount];
@@ -35,7 +33,8 @@ inline __attribute__((always_inline)) void exp_negative(__m512 (&x)[kCount]) {
   __m512(&r)[kCount] = x;
   each([&](int i) { r[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(-0.693359375F), r[i]); });
   each([&](int i) { r[i] = _mm512_fmadd_ps(n[i], _mm512_set1_ps(2.12194440e-4F), r[i]); });
-  each([&](int i) { p[i] = _mm512_fmadd_ps(_mm512_set1_ps(1.9875691500e-4F), r[i], _mm512_set1_ps(1.3981999507e-3F)); });
+  each(
+      [&](int i) { p[i] = _mm512_fmadd_ps(_mm512_set1_ps(1.9875691500e-4F), r[i], _mm512_set1_ps(1.3981999507e-3F)); });
   each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(8.3334519073e-3F)); });
   each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(4.1665795894e-2F)); });
   each([&](int i) { p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(1.6666665459e-1F)); });

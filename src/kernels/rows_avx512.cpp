@@ -63,7 +63,7 @@ void rope_interleaved(float* x, int half, const float* cos, const float* sin) {
   }
 }
 
-// out = g / (1 + exp(-z)) * up, where z = z_of(g) has the sign of g; several vectors at a time, as exp_negative likes it.
+// out = g / (1 + exp(-z)) * up, where z = z_of(g) has the sign of g. Several vectors at a time: see exp_negative().
 template <class Z>
 inline void gate_mul(const float* gate, const float* up, int n, float* out, const Z& z_of) {
   constexpr int kTogether = 4;
