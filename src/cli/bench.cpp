@@ -148,9 +148,11 @@ Result<int> Bench::run() {
   DALSEGNO_ASSIGN(limit, BenchLimit::measure(path, options_.common.engine, options_.brief));
   limit_ = std::move(limit);
   if (!options_.common.json) print_header();
+  bool skipped_asked = false;
   for (const BenchRow& row : options_.rows.empty() ? bench_rows(options_.brief) : options_.rows) {
     if (!wanted(row)) continue;
     if (row.context() > context_) {
+      skipped_asked = skipped_asked || !options_.rows.empty();
       note(fmt::format("skipped: {} of {} tokens at depth {} needs more than the context of {}\n", row.test, row.tokens,
                        row.depth, context_));
       continue;
@@ -160,7 +162,7 @@ Result<int> Bench::run() {
     print(row, measured);
   }
   if (!options_.common.json) say(limit_.sentence() + "\n");
-  return 0;
+  return skipped_asked ? 1 : 0;
 }
 
 Result<int> bench_verb(const BenchOptions& options) {
@@ -182,8 +184,8 @@ void add_row(std::vector<BenchRow>& rows, const std::string& text) {
   if (!row) {
     wrong_usage(
         fmt::format("--row must be TEST:TOKENS:DEPTH:BATCH such as batch:32:128:8, prefill:512:0:1 or "
-                    "decode:64:1024:1, not '{}'",
-                    text));
+                    "decode:64:1024:1, with a batch of at most {}, not '{}'",
+                    kMostBatch, text));
   }
   rows.push_back(*row);
 }

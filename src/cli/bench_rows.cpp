@@ -10,7 +10,6 @@ namespace {
 
 constexpr int kSteps = 64;
 constexpr int kBatchSteps = 32;
-constexpr int kMostBatch = 256;  // that one step of the engine takes
 constexpr std::array<BenchRow, 13> kRows{{{"load", 1, 0, 1},
                                           {"memory", kSteps, 2048 - kSteps, 1},
                                           {"prefill", 512, 0, 1},

@@ -22,6 +22,8 @@ struct BenchRow {
   [[nodiscard]] int context() const { return depth + tokens + (is("prefill") || is("load") || is("memory") ? 0 : 1); }
 };
 
+inline constexpr int kMostBatch = 256;  // sequences that one step of the engine takes
+
 // `brief`: the same tests with so few tokens that a tiny model does them in a moment.
 [[nodiscard]] std::span<const BenchRow> bench_rows(bool brief);
 // "decode:64:1024:1": test, tokens, depth, batch. Nothing if it is no such row.

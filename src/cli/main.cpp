@@ -7,6 +7,7 @@
 #include <new>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/options.hpp"
@@ -98,6 +99,11 @@ int run(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return fail(kFailed, "out of memory; give a smaller --memory or --context");
   } catch (const std::exception& error) {
+    const auto* refused = dynamic_cast<const std::system_error*>(&error);
+    if (refused != nullptr && refused->code() == std::errc::resource_unavailable_try_again) {
+      return fail(kFailed,
+                  "the system refused a thread; raise its limits (ulimit -u, ulimit -v) or give fewer --threads");
+    }
     return fail(kFailed, fmt::format("unexpected: {}", error.what()));
   }
 }

@@ -98,6 +98,16 @@ TEST(ProcessMemory, ShrinksToTheIdleLimitWhenTheLastRequestEnds) {
   EXPECT_EQ(engine->explain(prompt, {})->reused_tokens, 0);
 }
 
+TEST(ProcessMemory, ExplainSeesWhatTheIdleLimitLeaves) {
+  const auto engine = open_engine({.idle_bytes = 0});
+  std::mt19937 random(1);
+  const std::vector<TokenId> prompt = random_tokens(random, 100);
+  for (int round = 0; round < 50; ++round) {
+    run(*engine, prompt, {.from = 99});
+    ASSERT_EQ(engine->explain(prompt, {})->reused_tokens, 0) << round;
+  }
+}
+
 TEST(ProcessMemory, ASessionKeepsWhatIsCached) {
   const auto engine = open_engine({.idle_bytes = 1});
   std::mt19937 random(2);

@@ -88,6 +88,14 @@ class Bench(program.ProgramTest):
         for row in ("decode", "decode:3:5", "decode:3:5:2", "decode:0:5:1", "prefill:4:4:1", "flying:1:0:1", "batch:1:1:x"):
             self.assert_error(2, ["bench", "-m", TINY, "--row", row], "--row", row)
 
+    def test_a_row_asked_for_that_does_not_fit_is_a_failure(self):
+        done = self.run_program("bench", "-m", TINY, "--short", "--row", "decode:3:100000:1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("skipped: decode of 3 tokens at depth 100000", done.stderr.decode())
+
+    def test_a_batch_beyond_the_engine_names_the_most(self):
+        self.assert_error(2, ["bench", "-m", TINY, "--row", "batch:4:16:257"], "at most 256")
+
     def test_a_test_that_is_not_there(self):
         self.assert_error(2, ["bench", "-m", TINY, "--test", "flying"], "flying", "shared_prefix")
 

@@ -18,12 +18,6 @@ constexpr std::size_t round_up(std::size_t n, std::size_t to) {
   return (n + to - 1) / to * to;
 }
 
-Error refused(const std::string& what, std::size_t bytes) {
-  return {ErrorCode::exhausted, fmt::format("{} needs {}, which the system refused; close other programs or choose a "
-                                            "smaller model",
-                                            what, human_bytes(bytes))};
-}
-
 }  // namespace
 
 Result<HostMemory> HostMemory::map(std::size_t range, const std::string& what) {
@@ -31,7 +25,12 @@ Result<HostMemory> HostMemory::map(std::size_t range, const std::string& what) {
   const std::size_t size = round_up(std::max<std::size_t>(range, 1), kHugePage);
   // One huge page more than needed, so that an aligned range lies inside; the ends are given back.
   void* mapped = mmap(nullptr, size + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return refused(what, size);
+  if (mapped == MAP_FAILED) {
+    return Error{ErrorCode::exhausted,
+                 fmt::format("the system refused {} of address space for {} and what comes after it; raise its limit "
+                             "(ulimit -v)",
+                             human_bytes(size), what)};
+  }
   auto* base = static_cast<std::byte*>(mapped);
   const std::size_t skip =
       round_up(reinterpret_cast<std::uintptr_t>(base), kHugePage) - reinterpret_cast<std::uintptr_t>(base);
@@ -47,7 +46,11 @@ Result<void> HostMemory::grow(MemoryBudget& budget, MemoryKind kind, std::size_t
   if (size <= bytes_) return {};
   const std::size_t more = size - bytes_;
   DALSEGNO_ASSIGN(reservation, budget.reserve(kind, more, what));
-  if (mprotect(data_ + bytes_, more, PROT_READ | PROT_WRITE) != 0) return refused(what, more);
+  if (mprotect(data_ + bytes_, more, PROT_READ | PROT_WRITE) != 0) {
+    return Error{ErrorCode::exhausted, fmt::format("{} needs {}, which the system refused; close other programs or "
+                                                   "choose a smaller model",
+                                                   what, human_bytes(more))};
+  }
   madvise(data_ + bytes_, more, MADV_HUGEPAGE);
   reservations_.push_back(std::move(reservation));
   bytes_ = size;
