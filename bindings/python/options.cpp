@@ -325,7 +325,7 @@ void set_kv(EngineOptions& options, const char* option, nb::handle value) {
                        : name == "max_size" ? &kv.max_size
                        : name == "keep"     ? &kv.keep
                                             : nullptr;
-    if (field != nullptr) *field = cast_option<int>(name.c_str(), item, "a whole number");
+    if (field != nullptr) *field = cast_option<int>(name.c_str(), item, wanted_of<int>());
     return field != nullptr;
   });
 }
@@ -357,7 +357,7 @@ void set_memory(EngineOptions& options, const char* option, nb::handle value) {
 }
 
 void set_quotas(EngineOptions& options, const char* option, nb::handle value) {
-  constexpr const char* kWanted = "a dict of salts to bytes";
+  constexpr const char* kWanted = "a dict of salts to bytes, each from 0 to 2**64 - 1,";
   options.quotas.clear();
   if (!nb::isinstance<nb::dict>(value)) refuse(option, kWanted, value);
   for (const auto& [salt, bytes] : nb::cast<nb::dict>(value)) {

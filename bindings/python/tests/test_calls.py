@@ -54,6 +54,8 @@ KINDS = (TypeError, ValueError)
     (lambda m: m.prompt_cache(IDS).trim("x"), ("PromptCache.trim(): argument tokens must be an int",)),
     (lambda m: dalsegno.PromptCache.make(m, IDS), ("PromptCache.make(): argument engine must be an Engine, not a Model",)),
     (lambda m: dalsegno.memory_report(1), ("memory_report() takes no arguments without a name",)),
+    (lambda m: dalsegno.load(TINY / "tiny_chat.gguf", kv={"start": 1 << 40}), ("start: a whole number from -2**31 to 2**31 - 1 is wanted",)),
+    (lambda m: dalsegno.load(TINY / "tiny_chat.gguf", quotas={"a": -1}), ("quotas: a dict of salts to bytes, each from 0 to 2**64 - 1",)),
     (lambda m: setattr(m.session(), "tags", 5), ("tags: a list of texts is wanted",)),
 ])
 def test_an_argument_that_does_not_fit_is_named(model, call, words):
