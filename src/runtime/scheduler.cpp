@@ -68,12 +68,11 @@ void Scheduler::wake() {
 
 void Scheduler::run() {
   while (wait_for_work()) {
-    const bool has_work = !waiting_.empty() || !running_.empty() || !following_.empty();
-    if (has_work && !use_.is_on()) begin_use();
+    if (has_work() && !use_.is_on()) begin_use();
     drop_ended();
     admit();
     if (!running_.empty()) step();
-    if (waiting_.empty() && running_.empty() && following_.empty()) end_use();
+    if (!has_work()) end_use();
   }
   use_.end();
   for (SequencePtr& sequence : running_) {
@@ -112,15 +111,14 @@ bool Scheduler::wait_for_work() {
       waits_for_others_ = false;
       room_changed_ = true;
     }
-    const auto has_work = [&] {
-      const bool can_go_on = !running_.empty() || !waiting_.empty() || !following_.empty();
-      return stopping_ || woken_ || !incoming_.empty() || !calls_.empty() || (can_go_on && !all_wait_);
+    const auto is_wanted = [&] {
+      return stopping_ || woken_ || !incoming_.empty() || !calls_.empty() || (has_work() && !all_wait_);
     };
     if (const auto deadline = all_wait_ ? next_deadline() : std::nullopt; deadline) {
-      wake_.wait_until(lock, *deadline, has_work);
+      wake_.wait_until(lock, *deadline, is_wanted);
     } else if (!audit_.is_due() || all_wait_) {
-      wake_.wait(lock, has_work);
-    } else if (!wake_.wait_for(lock, kIdle, has_work)) {
+      wake_.wait(lock, is_wanted);
+    } else if (!wake_.wait_for(lock, kIdle, is_wanted)) {
       lock.unlock();
       audit_one();
       return true;

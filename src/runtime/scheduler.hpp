@@ -140,6 +140,7 @@ class Scheduler {
   bool wait_for_work();
   void audit_one();
   void wake();
+  [[nodiscard]] bool has_work() const { return !waiting_.empty() || !running_.empty() || !following_.empty(); }
   void begin_use();
   void end_use();
   void enqueue(Work work);

@@ -33,7 +33,7 @@ Admission Scheduler::preview(std::span<const TokenId> tokens, int first_logit, c
   Admission seen;
   // What the last request left is given up first, if it is to be: an answer must not depend on who is quicker.
   on_engine_thread([&](KvCache&) {
-    if (waiting_.empty() && running_.empty() && following_.empty()) end_use();
+    if (!has_work()) end_use();
   });
   on_engine_thread([&](KvCache& cache) {
     const int limit = std::min(static_cast<int>(tokens.size()) - 1, first_logit);

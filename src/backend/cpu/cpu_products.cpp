@@ -11,7 +11,7 @@ namespace {
 constexpr int kFewRows = 96;
 constexpr int kUnitRowsOfFew = 18;
 constexpr int kUnitRows = 120;
-constexpr int kTileRows = 12;  // what the heights of all levels' tiles divide
+constexpr int kTileRows = 12;  // a multiple of the tallest tile of every vector level
 // From so many rows on, times the parts squared, each part multiplies the rows that it also norms, gates and attends
 // for, by all panels: r rows of 4-bit weights take 75/r GB/s per core, so that all parts read less than 10 GB/s.
 constexpr int kShareRows = 8;
