@@ -22,8 +22,9 @@ namespace {
 constexpr int kTallest = 4;
 constexpr int kTallestWide = 4;
 constexpr int kTallestFloat = 6;
-// Weights are read once, in one stream: 4 KB ahead is about the latency of memory at full speed.
-constexpr int kAhead = 4096;
+// How far ahead the first tile of a panel fetches it, into L2. One row reads as fast as memory gives: the next group is
+// enough for the processor to see the stream. More rows leave memory time.
+constexpr int kAhead = 2048;
 
 // Rows [m, k] of quantised activations, from some row on. Code: int8 or int16.
 template <class Code>
@@ -63,7 +64,7 @@ __m128i load_half(const std::byte* at) {
 }
 
 void prefetch(const std::byte* at, int bytes) {
-  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T0);
+  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T1);
 }
 
 // 8 scales (or minima) from column `column` on.
@@ -223,7 +224,7 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
 
 // R rows by 8 * NV columns of a panel, from `column` on. One accumulator per output, groups ascending; per
 // group and scale acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
-template <class G, int R, int NV>
+template <class G, int R, int NV, bool kFetch>
 void tile(const Rows<typename G::Code>& rows, const std::byte* w, int column, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   const int groups = rows.k / kGroup;
@@ -232,7 +233,7 @@ void tile(const Rows<typename G::Code>& rows, const std::byte* w, int column, co
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
   }
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
-    if constexpr (R <= 2) prefetch(w + kAhead, layout.bytes);
+    if constexpr (kFetch) prefetch(w + (R == 1 ? layout.bytes : kAhead), layout.bytes);
     const typename G::Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
@@ -271,7 +272,7 @@ void float_tile(const float* x, int k, const std::byte* w, int column, const Tar
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
   }
   for (std::ptrdiff_t at = 0; at < k; ++at) {
-    if constexpr (R <= 2) prefetch(w + at * row_bytes + kAhead, row_bytes);
+    if constexpr (R <= 2) prefetch(w + at * row_bytes + kAhead / 2, row_bytes);
     __m256 weights[NV];
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = load_weights<F>(w, at * kPanelColumns + column + 8 * j);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
@@ -309,7 +310,12 @@ void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height,
       float_tile<F, R, vectors>(args.x + row * k, args.w->k, panel, column, out);
     } else {
       using G = std::conditional_t<sizeof(Code) == 1, Group<F, R, vectors>, WideGroup<F, R, vectors>>;
-      tile<G, R, vectors>(rows_from<Code>(args, row), panel, column, out);
+      const Rows<Code> rows = rows_from<Code>(args, row);
+      if (row == 0 && column == 0) {
+        tile<G, R, vectors, true>(rows, panel, column, out);
+      } else {
+        tile<G, R, vectors, false>(rows, panel, column, out);
+      }
     }
   }
 }

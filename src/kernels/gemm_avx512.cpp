@@ -19,17 +19,19 @@ namespace {
 constexpr int kTallest = 6;
 constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
-// What a tile prefetches while it computes. Benchmark (weights from memory): with 4-bit codes `own` gains up to 25% at
-// five and six rows, `lines` 15% at 12 rows and 5% at 32; with 8-bit codes `own` costs 20% from three rows on. Either
-// costs 5 to 10% where nothing waits for memory.
+// What a tile prefetches while it computes, always into L2: lines fetched into L1 wait for memory in its few buffers.
+// Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 8% for one
+// row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows of 4-bit
+// codes on it costs 5 to 20%.
 enum class Fetch {
   none,
-  own,    // its own panel, kAhead bytes ahead: about memory's latency at full speed
-  lines,  // what it is told to, into L1 or beyond: the next panel, or an Ahead
+  own,    // the panel's next group: from there on the processor sees the stream
+  lines,  // what it is told to: the next panel, or an Ahead
 };
-constexpr int kAhead = 4096;
-constexpr int kOwnRows4 = 6;
-constexpr int kOwnRows8 = 2;
+constexpr int kOwnRows4 = 4;
+constexpr int kOwnRows8 = 6;
+constexpr int kOwnRowsFloat = 2;
+constexpr int kAheadOfFloats = 1024;  // bytes, as a group of 8-bit codes
 constexpr int kLeastLines = 3;  // rows of a tile that fetches lines
 constexpr int kMostLines = 96;  // rows of a product whose tiles fetch the next panel
 
@@ -43,13 +45,14 @@ struct Rows {
   int k;
 };
 
-// [next, end), fetched kLinesPerGroup lines per group: about what memory gives during a group of five rows, and half
-// a group of 4-bit codes, so that the first two tiles of such a panel fetch the whole next one.
+// [next, end), fetched kLinesPerGroup lines per group: two tiles of a panel fetch the whole next one, of which a group
+// is 10 lines of 4-bit or 17 of 8-bit codes. Benchmark, as above: beside 5 lines into L1 5% at 8 and 16 rows of 4-bit
+// codes, 19 and 10% of 8-bit ones, 1 and 7% at 32; 17 lines are slower again.
 struct Lines {
   const std::byte* next;
   const std::byte* end;
 };
-constexpr int kLinesPerGroup = 5;
+constexpr int kLinesPerGroup = 10;
 
 // Hands out what comes next in pieces for the tiles of a panel: the next panel, then an Ahead.
 class AheadCursor {
@@ -102,7 +105,7 @@ __m512i quad(const Code* codes) {
 }
 
 void prefetch(const std::byte* at, int bytes) {
-  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T0);
+  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T1);
 }
 
 __m512 load_scales(const std::byte* at, int scale_bytes) {
@@ -245,12 +248,10 @@ void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, c
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
-    if constexpr (kFetch == Fetch::own) prefetch(w + kAhead, layout.bytes);
+    if constexpr (kFetch == Fetch::own) prefetch(w + layout.bytes, layout.bytes);
     if constexpr (kFetch == Fetch::lines) {
       if (lines.next < lines.end) {
-        // Panels of 8-bit codes are too large to wait in L1. From L2 a head's product of 32 rows gains 5%.
-        constexpr auto hint = layout.code_bits < 8 ? _MM_HINT_T0 : _MM_HINT_T1;
-        DALSEGNO_UNROLL for (int line = 0; line < kLinesPerGroup; ++line) _mm_prefetch(lines.next + 64 * line, hint);
+        prefetch(lines.next, 64 * kLinesPerGroup);
         lines.next += 64 * kLinesPerGroup;
       }
     }
@@ -299,7 +300,7 @@ void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (std::ptrdiff_t at = 0; at < k; ++at) {
-    if constexpr (R <= kOwnRows8) prefetch(w + at * row_bytes + kAhead, row_bytes);
+    if constexpr (R <= kOwnRowsFloat) prefetch(w + at * row_bytes + kAheadOfFloats, row_bytes);
     __m512 weights[2];
     load_weights<F>(w, at, weights);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
