@@ -25,7 +25,7 @@ namespace {
 // and 32 rows of a vocabulary of 262k are 33 MB.
 constexpr int kLogitRows = 32;
 // Fewer rows than this are not worth waking the pool for norms and gates.
-constexpr int kParallelRows = 4;
+constexpr int kParallelRows = 2;
 // Packed by a thread between two looks at whether loading was cancelled: a millisecond, or ten from a slow disk.
 constexpr std::size_t kLoadBytes = 1U << 20;
 template <class To, class From>
