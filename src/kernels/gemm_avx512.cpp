@@ -17,23 +17,24 @@ namespace {
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kTallest = 6;
+constexpr int kTallestAlone = 5;  // two tiles of three rows fetch the next panel, and take 15% less than one of six
 constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
 // What a tile prefetches while it computes, always into L2: lines fetched into L1 wait for memory in its few buffers.
-// Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 8% for one
-// row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows of 4-bit
-// codes on it costs 5 to 20%.
+// Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 8% for
+// one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows of
+// 4-bit codes on it costs 5 to 20%.
 enum class Fetch {
   none,
   own,    // the panel's next group: from there on the processor sees the stream
   lines,  // what it is told to: the next panel, or an Ahead
 };
 constexpr int kOwnRows4 = 4;
-constexpr int kOwnRows8 = 6;
+constexpr int kOwnRows8 = kTallestAlone;
 constexpr int kOwnRowsFloat = 2;
 constexpr int kAheadOfFloats = 1024;  // bytes, as a group of 8-bit codes
-constexpr int kLeastLines = 3;  // rows of a tile that fetches lines
-constexpr int kMostLines = 96;  // rows of a product whose tiles fetch the next panel
+constexpr int kLeastLines = 3;        // rows of a tile that fetches lines
+constexpr int kMostLines = 96;        // rows of a product whose tiles fetch the next panel
 
 // Rows [m, k] of quantised activations, from some row on. Code: int8 or int16.
 template <class Code>
@@ -352,7 +353,8 @@ void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height,
 template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
   constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
-  const int tiles = (args.m + tallest - 1) / tallest;
+  int tiles = (args.m + tallest - 1) / tallest;
+  if (F < PackedFormat::f32 && sizeof(Code) == 1 && tiles == 1 && args.m > kTallestAlone) tiles = 2;
   const bool looks = F < PackedFormat::f32 && tiles > 1 && args.m <= kMostLines;
   AheadCursor ahead(args.ahead, args.w->k / kGroup * kLinesPerGroup * 64);
   for (int p = args.panel_begin; p < args.panel_end; ++p) {

@@ -10,7 +10,7 @@
 namespace dalsegno {
 
 // Up to this many rows a product is limited by memory: each thread reads one contiguous run of panels.
-inline constexpr int kStreamingRows = 8;
+inline constexpr int kStreamingRows = 6;
 
 // Products of a step's rows by packed weights, spread over the pool.
 // Threads: one caller at a time.
