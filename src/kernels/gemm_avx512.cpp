@@ -21,9 +21,9 @@ constexpr int kTallestAlone = 5;  // two tiles of three rows fetch the next pane
 constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
 // What a tile prefetches while it computes, always into L2: lines fetched into L1 wait for memory in its few buffers.
-// Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 8% for
-// one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows of
-// 4-bit codes on it costs 5 to 20%.
+// Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 5 to 7%
+// for one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows
+// of 4-bit codes on it costs 5 to 20%.
 enum class Fetch {
   none,
   own,    // the panel's next group: from there on the processor sees the stream
