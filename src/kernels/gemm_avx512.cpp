@@ -20,10 +20,10 @@ constexpr int kTallest = 6;
 constexpr int kTallestAlone = 5;  // two tiles of three rows fetch the next panel, and take 15% less than one of six
 constexpr int kTallestWide = 6;
 constexpr int kTallestFloat = 12;
-// What a tile prefetches while it computes, always into L2: lines fetched into L1 wait for memory in its few buffers.
-// Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 5 to 7%
-// for one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows
-// of 4-bit codes on it costs 5 to 20%.
+// What a tile prefetches while it computes, always into L2: L1 seems to have too few buffers for lines that wait for
+// memory. Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 5
+// to 7% for one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five
+// rows of 4-bit codes on it costs 5 to 20%.
 enum class Fetch {
   none,
   own,    // the panel's next group: from there on the processor sees the stream
@@ -48,7 +48,8 @@ struct Rows {
 
 // [next, end), fetched kLinesPerGroup lines per group: two tiles of a panel fetch the whole next one, of which a group
 // is 10 lines of 4-bit or 17 of 8-bit codes. Benchmark, as above: beside 5 lines into L1 5% at 8 and 16 rows of 4-bit
-// codes, 19 and 10% of 8-bit ones, 1 and 7% at 32; 17 lines are slower again.
+// codes, 19 and 10% of 8-bit ones, 1 and 7% at 32; 17 lines are no faster at any height, and up to a fifth slower at 8
+// rows.
 struct Lines {
   const std::byte* next;
   const std::byte* end;
@@ -354,7 +355,7 @@ template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
   constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
   int tiles = (args.m + tallest - 1) / tallest;
-  if (F < PackedFormat::f32 && sizeof(Code) == 1 && tiles == 1 && args.m > kTallestAlone) tiles = 2;
+  if (sizeof(Code) == 1 && tiles == 1 && args.m > kTallestAlone) tiles = 2;
   const bool looks = F < PackedFormat::f32 && tiles > 1 && args.m <= kMostLines;
   AheadCursor ahead(args.ahead, args.w->k / kGroup * kLinesPerGroup * 64);
   for (int p = args.panel_begin; p < args.panel_end; ++p) {

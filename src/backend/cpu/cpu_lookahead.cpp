@@ -12,7 +12,7 @@ constexpr std::size_t kMostRows = 64;
 // Of a layer at most what the caches may hold until its attention.
 constexpr std::size_t kMostBytes = 8U << 20;
 // Per row, panel and group of k. The tiles of 16 rows fetch 120, of which the next panel takes 40 or 70; with 80 the
-// caches lose some before attention reads it, and batches of 16 and 32 are 5 to 10% slower.
+// caches lose some before attention reads it, and batches of 16 and 32 were 3 to 10% slower.
 constexpr std::size_t kBytesPerRow = 40;
 
 }  // namespace
