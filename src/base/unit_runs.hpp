@@ -21,12 +21,12 @@ class UnitRuns {
       runs_[static_cast<std::size_t>(part)].left.store(begin << 32 | end, std::memory_order_relaxed);
     }
   }
-  // A unit that nobody else gets; -1: none is left.
-  int take(int part) {
+  // A unit that nobody else gets; -1: none is left. Of others' runs only while `least` units or more are left.
+  int take(int part, int least = 1) {
     for (int i = 0; i < parts_; ++i) {
       std::atomic<std::uint64_t>& left = runs_[static_cast<std::size_t>((part + i) % parts_)].left;
       std::uint64_t seen = left.load(std::memory_order_relaxed);
-      while (begin_of(seen) < end_of(seen)) {
+      while (begin_of(seen) + (i == 0 ? 1 : static_cast<std::uint32_t>(least)) <= end_of(seen)) {
         const std::uint64_t rest = i == 0 ? seen + (std::uint64_t{1} << 32) : seen - 1;
         if (!left.compare_exchange_weak(seen, rest, std::memory_order_relaxed)) continue;
         return static_cast<int>(i == 0 ? begin_of(seen) : end_of(rest));

@@ -21,6 +21,17 @@ TEST(UnitRuns, APartTakesItsNeighboursInOrderThenWhatOthersWouldTakeLast) {
   EXPECT_EQ(runs.take(1), -1);
 }
 
+TEST(UnitRuns, TheLastOfAnothersRunCanBeLeftToIt) {
+  UnitRuns runs(2);
+  runs.reset(6);
+  for (const int unit : {0, 1, 2}) EXPECT_EQ(runs.take(0, 2), unit);
+  EXPECT_EQ(runs.take(0, 2), 5);
+  EXPECT_EQ(runs.take(0, 2), 4);
+  EXPECT_EQ(runs.take(0, 2), -1);
+  EXPECT_EQ(runs.take(1, 2), 3);
+  EXPECT_EQ(runs.take(1, 2), -1);
+}
+
 TEST(UnitRuns, FewerUnitsThanPartsAreTakenOnceEach) {
   UnitRuns runs(4);
   for (const int count : {0, 1, 3}) {

@@ -147,12 +147,15 @@ std::uint64_t KvCache::Impl::pages_in(Range full, Range window) const {
 
 bool KvCache::Impl::could_fit(Range full, Range window) const {
   const std::uint64_t pages = pages_in(full, window);
+  return (pool->available() >= pages || pool->available() + evictable() >= pages) && could_fit_empty(full);
+}
+
+bool KvCache::Impl::could_fit_empty(Range full) const {
   std::uint64_t empty = 0;
   for (std::size_t block = full.begin; block < full.end; ++block) {
     empty += layout.full_pages(static_cast<int>(block)) == 0 ? 1 : 0;
   }
-  return (pool->available() >= pages || pool->available() + evictable() >= pages) &&
-         (pool->empty_available() >= empty || pool->empty_available() + index.evictable_empty() >= empty);
+  return pool->empty_available() >= empty || pool->empty_available() + index.evictable_empty() >= empty;
 }
 
 bool KvCache::Impl::lie_free(const PrefixTree& tree, Range full, Range window) const {

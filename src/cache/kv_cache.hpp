@@ -101,6 +101,9 @@ class KvCache {
   // On failure (exhausted) the table is as before; what cannot fit evicts nothing.
   Result<void> extend(BlockTable& table, int more, int rows);
   Result<void> extend(BlockTable& table, int more) { return extend(table, more, more); }
+  // The bytes that others would have to give back to the budget for extend() to succeed, if all is evicted that can be.
+  // nullopt: then the cache itself cannot hold so much beside what tables hold.
+  [[nodiscard]] std::optional<std::uint64_t> lacks(const BlockTable& table, int more, int rows) const;
   // As extend(), for tokens that may prove wrong: takes only pages that lie free, so that nothing is evicted and
   // nothing reserved for it. Returns for how many of these positions there is room. Requires: extend() made room for
   // the first.

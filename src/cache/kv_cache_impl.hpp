@@ -49,12 +49,22 @@ struct KvCache::Impl {
     std::size_t begin = 0;
     std::size_t end = 0;
   };
+  // What extend() allocates; the first may be a copy of the last block, which others share.
+  struct Wanted {
+    Range full{};
+    Range window{};
+    bool copies_full = false;
+    bool copies_window = false;
+  };
+  // nullopt: the table has room for so many.
+  [[nodiscard]] std::optional<Wanted> wanted(const BlockTable::State& table, int more, int rows) const;
   // Pages of these blocks for each group, or nothing; what cannot fit evicts nothing. Where the tree's quota is full,
   // its own blocks make room.
   std::optional<Blocks> allocate(PrefixTree& tree, Range full, Range window);
   std::optional<PageId> allocate(int pages);
   [[nodiscard]] std::uint64_t pages_in(Range full, Range window) const;
   [[nodiscard]] bool could_fit(Range full, Range window) const;
+  [[nodiscard]] bool could_fit_empty(Range full) const;  // of them those without pages
   // Whether allocate() would give them without evicting or reserving anything.
   [[nodiscard]] bool lie_free(const PrefixTree& tree, Range full, Range window) const;
   void copy(PageId from, PageId to);

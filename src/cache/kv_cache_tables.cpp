@@ -15,35 +15,59 @@ namespace {
 // Blocks between checkpoints of a sequence that goes on and on; Checkpoints::thin() leaves fewer.
 constexpr int kMarkBlocks = 64;
 
+bool is_beyond_count(int tokens, int more) {
+  return more > std::numeric_limits<int>::max() - kBlockTokens - tokens;
+}
+
 }  // namespace
 
 // --- Filling ---
+
+// Who shares the last block has no room beyond it, so that what is copied and what is new are one range.
+std::optional<KvCache::Impl::Wanted> KvCache::Impl::wanted(const BlockTable::State& state, int more, int rows) const {
+  const bool windows = checkpoints.needed();
+  if (state.tokens + more <= state.capacity && (!windows || state.tokens + rows <= state.window_capacity)) {
+    return std::nullopt;
+  }
+  const auto missing = [](int tokens, std::size_t present) {
+    return Range{present, std::max(blocks_for(tokens), present)};
+  };
+  Wanted wanted{.full = missing(state.tokens + more, state.blocks())};
+  if (windows) wanted.window = missing(state.tokens + rows, state.window_end());
+  if (state.partial_tokens() == 0) return wanted;
+  const std::size_t last = state.last_window();
+  wanted.copies_full = pool->references(state.full.front()) > 1;
+  wanted.copies_window =
+      last < state.window.size() && state.window[last] != kNoPage && pool->references(state.window[last]) > 1;
+  if (wanted.copies_full) --wanted.full.begin;
+  if (wanted.copies_window) --wanted.window.begin;
+  return wanted;
+}
+
+std::optional<std::uint64_t> KvCache::lacks(const BlockTable& table, int more, int rows) const {
+  assert(table.is_open() && rows >= 0 && more >= rows);
+  const Impl& self = *impl_;
+  if (is_beyond_count(table.tokens(), more)) return std::nullopt;
+  const std::optional<Impl::Wanted> wanted = self.wanted(*table.state_, more, rows);
+  if (!wanted) return 0;
+  const std::uint64_t pages = self.pages_in(wanted->full, wanted->window);
+  const std::uint64_t held = self.pool->used() - self.evictable();
+  if (held + pages > self.pool->limit() || !self.could_fit_empty(wanted->full)) return std::nullopt;
+  const std::uint64_t needed = (held + pages) * page_stride();
+  const std::uint64_t could_have = self.pool->committed_bytes() + self.memory.free_bytes();
+  return needed - std::min(needed, could_have);
+}
 
 Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
   assert(table.is_open() && rows >= 0 && more >= rows);
   BlockTable::State& state = *table.state_;
   Impl& self = *impl_;
-  if (more > std::numeric_limits<int>::max() - kBlockTokens - state.tokens) {
+  if (is_beyond_count(state.tokens, more)) {
     return Error{ErrorCode::exhausted, "a sequence cannot hold that many tokens; shorten the prompt or --max-tokens"};
   }
-  const bool windows = self.checkpoints.needed();
-  const bool full_ok = state.tokens + more <= state.capacity;
-  const bool window_ok = !windows || state.tokens + rows <= state.window_capacity;
-  if (full_ok && window_ok) return {};
-  const auto missing = [](int wanted, std::size_t present) {
-    return Impl::Range{present, std::max(blocks_for(wanted), present)};
-  };
-  Impl::Range full = missing(state.tokens + more, state.blocks());
-  Impl::Range window = windows ? missing(state.tokens + rows, state.window_end()) : Impl::Range{};
-  const auto last = static_cast<std::size_t>(state.tokens / kBlockTokens - state.first_window);
-  const bool partial = state.partial_tokens() > 0;
-  const bool copy_full = partial && self.pool->references(state.full.front()) > 1;
-  const bool copy_window = partial && last < state.window.size() && state.window[last] != kNoPage &&
-                           self.pool->references(state.window[last]) > 1;
-  // Who shares the last block has no room beyond it, so that what is copied and what is new are one range.
-  if (copy_full) --full.begin;
-  if (copy_window) --window.begin;
-  auto pages = self.allocate(*state.tree, full, window);
+  const std::optional<Impl::Wanted> wanted = self.wanted(state, more, rows);
+  if (!wanted) return {};
+  auto pages = self.allocate(*state.tree, wanted->full, wanted->window);
   if (!pages) {
     return Error{
         ErrorCode::exhausted,
@@ -52,27 +76,29 @@ Result<void> KvCache::extend(BlockTable& table, int more, int rows) {
                     more, self.pool->used() - self.evictable(), self.pool->used() + self.pool->available(),
                     human_bytes(self.layout.page_bytes()))};
   }
-  if (copy_full) {
+  if (wanted->copies_full) {
     const PageId shared = std::exchange(state.full.front(), pages->full.front());
     pages->full.erase(pages->full.begin());
     self.copy(shared, state.full.front());
     self.release(shared);
   }
-  if (copy_window) {
+  if (wanted->copies_window) {
+    const std::size_t last = state.last_window();
     const PageId shared = std::exchange(state.window[last], pages->window.front());
     pages->window.erase(pages->window.begin());
     self.copy(shared, state.window[last]);
     self.checkpoints.release(shared);
   }
-  if (copy_full || copy_window) self.trim(*state.tree);
-  if (partial) {
+  if (wanted->copies_full || wanted->copies_window) self.trim(*state.tree);
+  if (state.partial_tokens() > 0) {
     state.listed = std::min(state.listed, state.full_blocks());
     state.listed_window = std::min(state.listed_window, state.full_blocks());
   }
   state.full.insert(state.full.end(), pages->full.begin(), pages->full.end());
   state.window.insert(state.window.end(), pages->window.begin(), pages->window.end());
   state.capacity = static_cast<int>(state.blocks()) * kBlockTokens;
-  state.window_capacity = windows ? static_cast<int>(state.window_end()) * kBlockTokens : state.capacity;
+  state.window_capacity =
+      self.checkpoints.needed() ? static_cast<int>(state.window_end()) * kBlockTokens : state.capacity;
   return {};
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "cache/cache_test_support.hpp"
 
@@ -13,9 +14,11 @@ class KvCacheTest : public testing::Test {
  protected:
   void SetUp() override { make(1000); }
   void make(std::uint64_t pages, std::uint64_t extent_pages = 8) {
+    create({.layout = kLayout, .max_bytes = pages * kPage, .budget = &budget_, .extent_bytes = extent_pages * kPage});
+  }
+  void create(const KvCacheOptions& options) {
     cache_.reset();
-    auto cache = KvCache::create(
-        {.layout = kLayout, .max_bytes = pages * kPage, .budget = &budget_, .extent_bytes = extent_pages * kPage});
+    auto cache = KvCache::create(options);
     ASSERT_TRUE(cache.ok()) << cache.error().message;
     cache_ = std::move(cache).value();
   }
@@ -52,6 +55,7 @@ class KvCacheTest : public testing::Test {
   }
 
   MemoryBudget budget_{64 << 20};
+  MemoryBudget small_{1 << 20};
   std::unique_ptr<KvCache> cache_;
 };
 
@@ -299,6 +303,30 @@ TEST_F(KvCacheTest, AManyBlocksLongSequenceOfOneTokenIsCachedLikeAnyOther) {
   EXPECT_EQ(open(Tokens(9'999, 7)).reused, 9'999);
 }
 
+// A cache of at most eight pages, for four of which the budget has room.
+TEST_F(KvCacheTest, WhatATableLacksIsSaidInBytesOfTheBudget) {
+  create({.layout = kLayout, .max_bytes = 8 * kPage, .budget = &small_, .extent_bytes = kPage});
+  auto others = small_.reserve(MemoryKind::weights, small_.free_bytes() - 4 * cache_->page_stride() - 5, "others");
+  ASSERT_TRUE(others.ok());
+  finished(counting(100, 32));
+  BlockTable table = running(counting(0, 20));
+  const auto lacks = [&](int more) { return cache_->lacks(table, more, more); };
+  EXPECT_EQ(lacks(12), 0U) << "its own last block";
+  EXPECT_EQ(lacks(13), 0U) << "what is evictable is given up first";
+  EXPECT_EQ(lacks(12 + 32), 0U);
+  EXPECT_EQ(lacks(12 + 33), cache_->page_stride() - 5);
+  EXPECT_EQ(lacks(12 + 96), 4 * cache_->page_stride() - 5);
+  EXPECT_EQ(lacks(12 + 97), std::nullopt) << "more than the cache may ever hold";
+  EXPECT_EQ(lacks(std::numeric_limits<int>::max()), std::nullopt);
+  for (const int more : {12 + 32, 12 + 33}) EXPECT_EQ(cache_->extend(table, more).ok(), lacks(more) == 0U);
+  const BlockTable holder = cache_->fork(table);
+  EXPECT_EQ(lacks(28), 0U) << "a copy of the shared last block, and one more";
+  EXPECT_EQ(lacks(29), cache_->page_stride() - 5);
+  others.value() = Reservation();
+  EXPECT_EQ(lacks(29), 0U);
+  EXPECT_TRUE(cache_->extend(table, 29).ok());
+}
+
 TEST_F(KvCacheTest, ATableMayOutliveItsCache) {
   BlockTable table = running(counting(0, 20));
   make(10);
@@ -322,11 +350,7 @@ TEST_F(KvCacheTest, ImpossibleOptionsAreSentences) {
 }
 
 TEST_F(KvCacheTest, LimitedByTheProcessBudgetItLeavesRoomForItsOwnIndex) {
-  cache_.reset();
-  MemoryBudget small(1 << 20);
-  auto made = KvCache::create({.layout = kLayout, .max_bytes = ~0ULL, .budget = &small, .extent_bytes = 64 * kPage});
-  ASSERT_TRUE(made.ok());
-  cache_ = std::move(made).value();
+  create({.layout = kLayout, .max_bytes = ~0ULL, .budget = &small_, .extent_bytes = 64 * kPage});
   const std::uint64_t pages = cache_->stats().pages_limit;
   EXPECT_GT(pages, 500U);
   EXPECT_TRUE(cache_->could_fit(pages));
@@ -335,9 +359,9 @@ TEST_F(KvCacheTest, LimitedByTheProcessBudgetItLeavesRoomForItsOwnIndex) {
   EXPECT_EQ(cache_->stats().evicted.chosen(), 0U);
   finished(counting(-5000, 100));
   EXPECT_EQ(cache_->stats().evicted.chosen(), 7U);
-  EXPECT_LE(small.used(), small.limit());
+  EXPECT_LE(small_.used(), small_.limit());
   cache_.reset();
-  EXPECT_EQ(small.used(), 0U);
+  EXPECT_EQ(small_.used(), 0U);
   make(10);
 }
 

@@ -44,6 +44,8 @@ struct BlockTable::State {
   [[nodiscard]] std::size_t partial_tokens() const { return static_cast<std::size_t>(tokens % kBlockTokens); }
   [[nodiscard]] std::size_t blocks() const { return full_blocks() + full.size(); }
   [[nodiscard]] std::size_t window_end() const { return static_cast<std::size_t>(first_window) + window.size(); }
+  // Of the block being filled, in `window`.
+  [[nodiscard]] std::size_t last_window() const { return full_blocks() - static_cast<std::size_t>(first_window); }
   [[nodiscard]] bool is_private() const { return tree->name_space == nullptr; }
 };
 

@@ -247,6 +247,37 @@ TEST(Budget, WhatAnotherEnginePinsIsSaidInsteadOfWaitedFor) {
   EXPECT_TRUE(reply.ok()) << reply.error().message;
 }
 
+// Nor does what tables of the engine's own hold without a pin, such as the last, partial block of a cache.
+TEST(Budget, WhatItsOwnTablesHoldIsNotWaitedForWhileAnotherEngineKeepsMore) {
+  const auto first = open_engine();
+  const auto second = open_engine();
+  const Reservation taken = ballast(bytes_for(*first, 1280));
+  std::mt19937 random(9);
+  auto beginning = std::make_optional(ballast(bytes_for(*first, 320)));
+  auto kept = first->pin(random_tokens(random, 300), "");
+  ASSERT_TRUE(kept.ok()) << kept.error().message;
+  settle(*first);
+  beginning.reset();
+  BlockTable held;
+  second->scheduler().on_engine_thread([&](KvCache& cache) {
+    held = cache.open_private();
+    while (cache.could_fit(cache.layout().pages_for(160, 160)) &&
+           cache.extend(held, held.capacity() + kBlockTokens).ok()) {
+    }
+  });
+  const auto recorder = std::make_shared<testing::Recorder>(1);
+  std::vector<Work> work;
+  work.push_back({recorder, random_tokens(random, 200), 199, 512, true});
+  second->scheduler().submit(std::move(work));
+  auto end = std::async(std::launch::async, [&] { return recorder->wait(); });
+  const bool ended = end.wait_for(std::chrono::seconds(60)) == std::future_status::ready;
+  if (!ended) recorder->cancel();
+  const Result<FinishReason> outcome = end.get();
+  EXPECT_TRUE(ended) << "it waited for what nobody gives up";
+  EXPECT_FALSE(outcome.ok());
+  second->scheduler().on_engine_thread([&](KvCache& cache) { cache.discard(std::move(held)); });
+}
+
 // A release is done by the engine that holds the pin; one that is slow to get round to it is waited for, also by a
 // request that comes after another was refused.
 TEST(Budget, WhatAnotherEngineIsAboutToReleaseIsWaitedFor) {

@@ -304,8 +304,9 @@ bool Scheduler::admit_one(SequencePtr& sequence) {
   Result<void> room = parts_.cache->extend(sequence->table, missing, rows);
   while (!room.ok() && preempt_for(*sequence)) room = parts_.cache->extend(sequence->table, missing, rows);
   if (!room.ok()) {
+    const bool waits = !running_.empty() || may_wait_for_others(*sequence, missing, rows);
     parts_.cache->close(std::move(sequence->table));
-    if (!running_.empty() || may_wait_for_others(*sequence, size, rows)) return false;
+    if (waits) return false;
     give_up(*sequence, std::move(room).error());
     sequence->work.request->on_finished(std::move(sequence->outcome));
     return true;
@@ -439,7 +440,7 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
     const auto victim =
         std::find_if(running_.rbegin(), running_.rend(), [](const SequencePtr& each) { return each->rows == 0; });
     const bool alone = running_.size() == 1;
-    if (alone && !may_wait_for_others(sequence, sequence.table.tokens() + rows, rows)) {
+    if (alone && !may_wait_for_others(sequence, rows, rows)) {
       give_up(sequence, std::move(room).error());
       return false;
     }
@@ -451,22 +452,23 @@ bool Scheduler::grow(Sequence& sequence, int rows) {
   }
 }
 
-// False if this engine could not have room for so many tokens beside its pins even if the others held no K/V but
-// theirs. Otherwise they have been asked to give up what they cache, and what they run will end. What they keep is
-// believed once they have answered this sequence often enough: an engine that has not come round to an answer may have
-// a release before it in its queue.
-bool Scheduler::may_wait_for_others(Sequence& sequence, int tokens, int rows) {
+// Of a sequence that found no room for `more` tokens while no other runs. False if there would be none even if the
+// other engines held no K/V but what they keep. Otherwise they have been asked to give up what they cache, and what
+// they run will end. What they keep is believed once they have answered this sequence often enough: an engine that has
+// not come round to an answer may have a release before it in its queue.
+bool Scheduler::may_wait_for_others(Sequence& sequence, int more, int rows) {
   const MemoryBudget& budget = parts_.memory->budget();
-  const std::uint64_t needed = parts_.cache->bytes_for(tokens, rows);
-  const std::uint64_t others_use = budget.used() - budget.used(MemoryKind::kv);
+  const std::optional<std::uint64_t> lacks = parts_.cache->lacks(sequence.table, more, rows);
+  if (!lacks) return false;
   const CacheStats stats = parts_.cache->stats();
-  std::uint64_t kept = stats.pages_pinned * parts_.cache->page_stride();
+  const std::uint64_t own = (stats.pages_used + stats.pages_free) * parts_.cache->page_stride();
+  const std::uint64_t of_others = budget.used(MemoryKind::kv) - own;
   const bool all_answered = unanswered_.expired();
   if (all_answered) ++sequence.asks;
-  if (sequence.asks > kAsks) kept += parts_.memory->kept(parts_.holder);
-  if (parts_.cache->most_tokens(rows) < tokens || needed + kept + others_use > budget.limit()) return false;
+  const std::uint64_t kept = sequence.asks > kAsks ? parts_.memory->kept(parts_.holder) : 0;
+  if (*lacks > of_others - std::min(of_others, kept)) return false;
   if (!all_answered) return waits_for_others_ = true;
-  const std::uint64_t target = budget.used() - std::min(budget.used() - 1, needed);
+  const std::uint64_t target = budget.used() - std::min(budget.used() - 1, *lacks);
   const auto answers = std::make_shared<int>();  // lives until the last of them has come
   unanswered_ = answers;
   waits_for_others_ = parts_.memory->ask({.target = target, .done = [answers] {}}, parts_.holder) > 0;

