@@ -80,6 +80,7 @@ class Problem {
     args.m = rows;
     args.c = c.data();
     args.c_stride = static_cast<std::size_t>(matrix_.n);
+    args.large_l1 = has_large_l1();
     kernels.gemm(args);
   }
   void quantise(const Kernels& kernels) {

@@ -28,9 +28,11 @@ struct Row {
   }
 };
 
+constexpr int kAllRows = 1 << 20;
+
 // Attention of all rows, at most `rows_per_call` of them at a time. q: [rows, head_dim].
 std::vector<float> attend(const Kernels& level, const Sequence& sequence, const std::vector<float>& q,
-                          const std::vector<Row>& rows, int rows_per_call = 1 << 20) {
+                          const std::vector<Row>& rows, int rows_per_call = kAllRows, bool large_l1 = false) {
   const KvLayout& layout = sequence.layout();
   const int dim = layout.head_dim;
   const int stride = dim + 16;
@@ -74,7 +76,8 @@ std::vector<float> attend(const Kernels& level, const Sequence& sequence, const 
                     .kept_end = any_kept ? kept_end.data() + row : nullptr,
                     .chunk = chunk,
                     .scale = sequence.scale(),
-                    .out = part.data() + row});
+                    .out = part.data() + row,
+                    .large_l1 = large_l1});
     }
     for (std::size_t i = 0; i < rows.size(); i++) level.merge(total[i], part[i], dim);
   }
@@ -224,8 +227,10 @@ TEST_P(Attention, EveryLevelAgreesAtEveryLength) {
       const std::vector<Row> rows(3, Row{0, n});
       const auto expected = attend(scalar_level(), sequence, q, rows);
       for (const Kernels* level : runnable_kernels()) {
-        ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows)), -1)
-            << level->name << " " << data.name << " " << n;
+        for (const bool large_l1 : {false, true}) {
+          ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows, kAllRows, large_l1)), -1)
+              << level->name << " " << data.name << " " << n;
+        }
       }
     }
   }
@@ -242,8 +247,10 @@ TEST_P(Attention, EveryLevelAgreesAtEveryHeadSizeAndNumberOfRows) {
       for (int i = 0; i < count; i++) rows.push_back({i % 4 == 3 ? 40 + i : 0, 150 - count + i});
       const auto expected = attend(scalar_level(), sequence, q, rows);
       for (const Kernels* level : runnable_kernels()) {
-        ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows)), -1)
-            << level->name << " " << dim << " " << count;
+        for (const bool large_l1 : {false, true}) {
+          ASSERT_EQ(first_difference(expected, attend(*level, sequence, q, rows, kAllRows, large_l1)), -1)
+              << level->name << " " << dim << " " << count;
+        }
       }
     }
   }

@@ -10,10 +10,9 @@
 // unsigned codes by signed activations and adds pairs, saturating at 16 bits; so sums are kept in int16 only
 // as long as they provably fit, 2 products per quad and lane, |activation| <= 127:
 //   4-bit codes   8 quads: 16 * 15 * 127 = 30480
-//   8-bit codes   as two planes of nibbles, 8 quads each, joined as low + 16 * high
 //   codes <= 31   4 quads: 8 * 31 * 127 = 31496 (5 bits)
 //   codes <= 63   2 quads: 4 * 63 * 127 = 32004 (6 bits)
-// Two planes cost what widening codes to int16 would (vpmaddwd takes half as many), without int16 activations.
+//   8-bit codes   1 quad, their signs moved to the activations: 2 * 128 * 127 = 32512
 namespace dalsegno::avx2 {
 namespace {
 
@@ -22,9 +21,8 @@ namespace {
 constexpr int kTallest = 4;
 constexpr int kTallestWide = 4;
 constexpr int kTallestFloat = 6;
-// How far ahead the first tile of a panel fetches it, into L2. One row reads as fast as memory gives: the next group is
-// enough for the processor to see the stream. More rows leave memory time.
-constexpr int kAhead = 2048;
+// How far ahead one row or two of floats are fetched.
+constexpr int kAheadOfFloats = 1024;
 
 // Rows [m, k] of quantised activations, from some row on. Code: int8 or int16.
 template <class Code>
@@ -43,6 +41,27 @@ struct Target {
   const float* bias;  // of the panel's first column, or nullptr
   int columns;
   bool add;
+};
+
+// What a tile fetches into L2: `lines` lines per group. One row fetches the next group of its own panel instead, enough
+// for the processor to see the stream.
+struct Fetch {
+  const std::byte* at;
+  int lines;
+};
+
+// Shares the next panel out among the tiles of one, so that memory has work during each.
+struct PanelAhead {
+  const std::byte* at;
+  int lines;  // per group, of those not yet fetched
+  int tiles;  // that are still to come
+  Fetch take(int groups) {
+    const Fetch fetch = {at, (lines + tiles - 1) / tiles};
+    lines -= fetch.lines;
+    --tiles;
+    at += static_cast<std::ptrdiff_t>(groups) * fetch.lines * 64;
+    return fetch;
+  }
 };
 
 // From element 8 - n on: a mask of the first n lanes.
@@ -102,58 +121,58 @@ struct Group {
   using Code = std::int8_t;
   static constexpr GroupLayout kLayout = group_layout(F);
   static constexpr int kQuads = 8 / kLayout.scales;  // quads per scale
-  static constexpr int kPlanes = F == PackedFormat::w8 ? 2 : 1;
-  static constexpr int kFitting = kLayout.upper_bits == 0 ? 8 : 4 / kLayout.upper_bits;
+  static constexpr bool kSigned = F == PackedFormat::w8;
+  static constexpr int kFitting = kSigned ? 1 : kLayout.upper_bits == 0 ? 8 : 4 / kLayout.upper_bits;
 
   __m256i sums[R][NV];
 
-  // -zero * (sum of activations). h: which scale's part of the group. The pair of half sums is weighed
-  // by vpmaddwd in one step.
-  void start(const Rows<Code>& rows, int groups, int g, int h) {
+  // -zero * (sum of activations), which codes with signs do without. h: which scale's part of the group. The
+  // pair of half sums is weighed by vpmaddwd in one step.
+  static __m256i start(const Rows<Code>& rows, int g, int h, int i) {
     constexpr int zero = -kLayout.zero & 0xffff;
+    if constexpr (kSigned || kLayout.zero == 0) return _mm256_setzero_si256();
     const __m256i weights = _mm256_set1_epi32(kLayout.scales == 1 ? zero << 16 | zero : h == 0 ? zero : zero << 16);
-    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
-      const __m256i s = _mm256_set1_epi32(rows.sum[static_cast<std::ptrdiff_t>(i) * groups + g]);
-      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
-        sums[i][j] = kLayout.zero == 0 ? _mm256_setzero_si256() : _mm256_madd_epi16(s, weights);
-      }
-    }
+    return _mm256_madd_epi16(_mm256_set1_epi32(rows.sum[static_cast<std::ptrdiff_t>(i) * (rows.k / kGroup) + g]),
+                             weights);
   }
 
-  // The codes of quad q as bytes; of one plane of nibbles if there are two.
-  static __m256i codes_of(const std::byte* w, int q, int plane) {
-    const __m256i codes = load(w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns);
-    if (kLayout.code_bits == 8 && kPlanes == 1) return codes;
-    const bool high = kPlanes == 2 ? plane == 1 : q % 2 == 1;
-    const __m256i low = _mm256_and_si256(high ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
+  // The codes of quad q as bytes.
+  static __m256i codes_of(const std::byte* w, int q) {
+    if constexpr (kSigned) return _mm256_xor_si256(load(w + q * 4 * kPanelColumns), _mm256_set1_epi8(-128));
+    const __m256i codes = load(w + q / 2 * 4 * kPanelColumns);
+    const __m256i low = _mm256_and_si256(q % 2 == 1 ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
     return with_upper<kLayout>(low, w, q, 0, _mm256_set1_epi8(kLayout.upper_mask));
   }
 
-  // kFitting quads of one plane, from quad `first` on, added up in int16.
-  void add_run(const std::byte* w, const std::int8_t* codes, int k, int first, int plane) {
+  // Sums of two products in int16.
+  static __m256i products(__m256i weights, __m256i codes) {
+    if constexpr (kSigned) return _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(codes, weights));
+    return _mm256_maddubs_epi16(weights, codes);
+  }
+
+  // kFitting quads from quad `first` on, added up in int16.
+  void add_run(const Rows<Code>& rows, const std::byte* w, int g, int first) {
+    const std::int8_t* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     __m256i part[R][NV];
     DALSEGNO_UNROLL for (int q = first; q < first + kFitting; ++q) {
       __m256i weights[NV];
-      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = codes_of(w + 32 * j, q, plane);
+      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = codes_of(w + 32 * j, q);
       DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
-        const __m256i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k + 4 * q);
+        const __m256i a = quad(codes + static_cast<std::ptrdiff_t>(i) * rows.k + 4 * q);
         DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
-          const __m256i products = _mm256_maddubs_epi16(weights[j], a);
-          part[i][j] = q == first ? products : _mm256_add_epi16(part[i][j], products);
+          const __m256i two = products(weights[j], a);
+          part[i][j] = q == first ? two : _mm256_add_epi16(part[i][j], two);
+          if (q + 1 < first + kFitting) continue;
+          const __m256i before = first % kQuads == 0 ? start(rows, g, first / kQuads, i) : sums[i][j];
+          sums[i][j] = _mm256_add_epi32(before, _mm256_madd_epi16(part[i][j], _mm256_set1_epi16(1)));
         }
-      }
-    }
-    const __m256i weight = _mm256_set1_epi16(plane == 1 ? 16 : 1);
-    DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
-      DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
-        sums[i][j] = _mm256_add_epi32(sums[i][j], _mm256_madd_epi16(part[i][j], weight));
       }
     }
   }
 
-  void dot(const std::byte* w, const std::int8_t* codes, int k, int h) {
+  void dot(const Rows<Code>& rows, const std::byte* w, int g, int h) {
     DALSEGNO_UNROLL for (int first = h * kQuads; first < (h + 1) * kQuads; first += kFitting) {
-      DALSEGNO_UNROLL for (int plane = 0; plane < kPlanes; ++plane) add_run(w, codes, k, first, plane);
+      add_run(rows, w, g, first);
     }
   }
 };
@@ -194,12 +213,14 @@ struct WideGroup {
     return with_upper<kLayout>(low, w, q, odd ? 8 : 0, _mm256_set1_epi16(kLayout.upper_mask));
   }
 
-  void dot(const std::byte* w, const Code* codes, int k, int h) {
+  void dot(const Rows<Code>& rows, const std::byte* w, int g, int h) {
+    start(rows, rows.k / kGroup, g, h);
+    const Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int q = 2 * h * kQuads; q < 2 * (h + 1) * kQuads; ++q) {
       __m256i weights[NV];
       DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = pair_of(w + 32 * j, q / 2, q % 2 == 1);
       DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
-        const __m256i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k + 2 * q);
+        const __m256i a = quad(codes + static_cast<std::ptrdiff_t>(i) * rows.k + 2 * q);
         DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) {
           sums[i][j] = _mm256_add_epi32(sums[i][j], _mm256_madd_epi16(weights[j], a));
         }
@@ -224,8 +245,8 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
 
 // R rows by 8 * NV columns of a panel, from `column` on. One accumulator per output, groups ascending; per
 // group and scale acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
-template <class G, int R, int NV, bool kFetch>
-void tile(const Rows<typename G::Code>& rows, const std::byte* w, int column, const Target& out) {
+template <class G, int R, int NV>
+void tile(const Rows<typename G::Code>& rows, const std::byte* w, int column, Fetch fetch, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   const int groups = rows.k / kGroup;
   __m256 acc[R][NV];
@@ -233,12 +254,12 @@ void tile(const Rows<typename G::Code>& rows, const std::byte* w, int column, co
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
   }
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
-    if constexpr (kFetch) prefetch(w + (R == 1 ? layout.bytes : kAhead), layout.bytes);
-    const typename G::Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
+    if constexpr (R == 1) prefetch(w + layout.bytes, layout.bytes);
+    prefetch(fetch.at, 64 * fetch.lines);
+    fetch.at += static_cast<std::ptrdiff_t>(64) * fetch.lines;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
-      group.start(rows, groups, g, h);
-      group.dot(w + 4 * column, codes, rows.k, h);
+      group.dot(rows, w + 4 * column, g, h);
       const std::byte* scales = w + layout.scale_offset + h * kPanelColumns * layout.scale_bytes;
       DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
         const __m256 a = _mm256_set1_ps(rows.scale[static_cast<std::ptrdiff_t>(i) * groups + g]);
@@ -272,7 +293,7 @@ void float_tile(const float* x, int k, const std::byte* w, int column, const Tar
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) acc[i][j] = _mm256_setzero_ps();
   }
   for (std::ptrdiff_t at = 0; at < k; ++at) {
-    if constexpr (R <= 2) prefetch(w + at * row_bytes + kAhead / 2, row_bytes);
+    if constexpr (R <= 2) prefetch(w + at * row_bytes + kAheadOfFloats, row_bytes);
     __m256 weights[NV];
     DALSEGNO_UNROLL for (int j = 0; j < NV; ++j) weights[j] = load_weights<F>(w, at * kPanelColumns + column + 8 * j);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
@@ -299,9 +320,9 @@ Rows<Code> rows_from(const GemmArgs& args, std::ptrdiff_t row) {
 
 // Calls the tile of the height at hand: R is the tallest. Code: of the activations.
 template <PackedFormat F, class Code, int R>
-void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, const Target& out) {
+void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, PanelAhead& ahead, const Target& out) {
   if constexpr (R > 1) {
-    if (height < R) return run_tile<F, Code, R - 1>(args, panel, row, height, out);
+    if (height < R) return run_tile<F, Code, R - 1>(args, panel, row, height, ahead, out);
   }
   constexpr int vectors = R == 1 ? 4 : 2;
   const std::ptrdiff_t k = args.w->k;
@@ -310,14 +331,18 @@ void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height,
       float_tile<F, R, vectors>(args.x + row * k, args.w->k, panel, column, out);
     } else {
       using G = std::conditional_t<sizeof(Code) == 1, Group<F, R, vectors>, WideGroup<F, R, vectors>>;
-      const Rows<Code> rows = rows_from<Code>(args, row);
-      if (row == 0 && column == 0) {
-        tile<G, R, vectors, true>(rows, panel, column, out);
-      } else {
-        tile<G, R, vectors, false>(rows, panel, column, out);
-      }
+      tile<G, R, vectors>(rows_from<Code>(args, row), panel, column, ahead.take(args.w->k / kGroup), out);
     }
   }
+}
+
+// What `tiles` tiles of panel p fetch: the next one, be it the caller's.
+template <PackedFormat F>
+PanelAhead ahead_of(const GemmArgs& args, int p, int tiles) {
+  const int groups = args.w->k / kGroup;
+  const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
+  if (p + 1 < args.panel_end) return {panel + args.w->panel_bytes, group_layout(F).bytes / 64, tiles};
+  return {args.after.data(), static_cast<int>(args.after.size() / 64) / groups, tiles};
 }
 
 // Rows are spread evenly over the fewest tiles: 5 rows are 3 + 2, not 4 + 1.
@@ -330,10 +355,14 @@ void panels(const GemmArgs& args) {
     const int first = p * kPanelColumns;
     const int columns = args.w->n - first < kPanelColumns ? args.w->n - first : kPanelColumns;
     Target out = {nullptr, args.c_stride, args.bias == nullptr ? nullptr : args.bias + first, columns, args.add};
+    PanelAhead ahead = {nullptr, 0, 1};
+    if constexpr (F < PackedFormat::f32) {
+      if (args.m > 1) ahead = ahead_of<F>(args, p, 2 * tiles);
+    }
     for (int i = 0, row = 0; i < tiles; ++i) {
       const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
       out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
-      run_tile<F, Code, tallest>(args, panel, row, height, out);
+      run_tile<F, Code, tallest>(args, panel, row, height, ahead, out);
       row += height;
     }
   }

@@ -6,31 +6,56 @@
 #include "kernels/levels.hpp"
 #include "tensor/packing.hpp"
 
-// A tile is 1 to 6 rows by one panel (two vectors of 16 columns). Stored codes are unsigned (code + zero),
-// activations signed, as vpdpbusd takes them; every int32 sum starts at -zero * (sum of activations),
-// so the zero point costs nothing per product.
-// Benchmark (bench/kernels_gemm): heights 4 to 7 are equal, 8 spills registers. The ceiling is 80% of the
-// vpdpbusd peak: 16 of them per group and row go with 4 multiplications and fmas on the same ports.
+// A tile is 1 to 6 rows by one panel (two vectors of 16 columns), or up to 8 where it has the panel to itself. Stored
+// codes are unsigned (code + zero), activations signed, as vpdpbusd takes them; every int32 sum starts at -zero * (sum
+// of activations), so the zero point costs nothing per product. Benchmark (bench/kernels_gemm): heights 4 to 7 are
+// equal; from 7 on some sums are kept in memory. The ceiling is 80% of the vpdpbusd peak: 16 of them per group and row
+// go with 4 multiplications and fmas on the same ports.
 namespace dalsegno::avx512 {
 namespace {
 
 #define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kTallest = 6;
-constexpr int kTallestAlone = 5;  // two tiles of three rows fetch the next panel, and take 15% less than one of six
-constexpr int kTallestWide = 6;
+constexpr int kTallestAlone = 8;
 constexpr int kTallestFloat = 12;
-// What a tile prefetches while it computes, always into L2: L1 seems to have too few buffers for lines that wait for
-// memory. Benchmark (weights of a step from memory, two threads of a Zen 4, against 4 KiB ahead into L1): `own` gains 5
-// to 7% for one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five
-// rows of 4-bit codes on it costs 5 to 20%.
-enum class Fetch {
-  none,
-  own,    // the panel's next group: from there on the processor sees the stream
-  lines,  // what it is told to: the next panel, or an Ahead
+// What a tile prefetches while it computes. `own` is its panel's groups to come, `lines` what it is told to: the next
+// panel, or an Ahead. near: into L1, far: into L2.
+enum class Fetch { none, own_far, own_near, lines_far, lines_near };
+constexpr bool is_own(Fetch fetch) {
+  return fetch == Fetch::own_far || fetch == Fetch::own_near;
+}
+constexpr bool is_near(Fetch fetch) {
+  return fetch == Fetch::own_near || fetch == Fetch::lines_near;
+}
+// `lines` per group. Two tiles of a panel fetch all of the next one, of which a group is 10 lines of 4-bit or 17 of
+// 8-bit codes; where one of two is enough, the other is left to an Ahead. More is slower: 16 or 17 by a
+// seventh to a third at 8 rows.
+constexpr int kLinesFar = 10;
+constexpr int kLinesNear = 9;
+// Groups between what `own` reads and what it fetches.
+constexpr int kOwnFar = 1;
+constexpr int kOwnNear = 6;
+// Which tiles do so. Benchmark, of the weights of a step from memory on two threads:
+// Zen 4, 32 KiB of L1. Into L1, which seems to have too few buffers for lines that wait for memory, all is slower than
+// without. Into L2 and one group ahead, so that from there on the processor sees the stream, `own` gains 5 to 7% for
+// one row of 4-bit codes and 10 to 20% of 8-bit ones, as much as reading without arithmetic takes; from five rows of
+// 4-bit codes on it costs 5 to 20%. Six rows are faster as two tiles of three that fetch the next panel, by 15%.
+//
+// Zen 5, 48 KiB. Into L1 instead of L2 `own` takes 3 to 14% less time, 3 to 8 KiB ahead alike, and `lines` up to 15% at
+// 6 to 12 rows. Six rows take 6 to 10% less as one tile. Of whole steps, in turns, seven take 1 to 8% less, and eight
+// 6% less of 8-bit codes, of 4-bit ones 0 to 5% less or, when memory is slow, 6 to 8% more; nine to twelve gain
+// nothing.
+struct Fetching {
+  bool near;
+  int own4;    // rows of a product up to which it fetches its own panel, of 4- to 6-bit codes; of 8-bit ones: alone8
+  int alone4;  // rows of a product up to which it is one tile
+  int alone8;
 };
-constexpr int kOwnRows4 = 4;
-constexpr int kOwnRows8 = kTallestAlone;
+constexpr Fetching kSmallL1 = {false, 4, 5, 5};
+constexpr Fetching kLargeL1 = {true, 7, 7, kTallestAlone};
+static_assert(kSmallL1.own4 < kTallest && kSmallL1.alone8 < kTallest);  // run_tile() has no taller `own_far`
+static_assert(kLargeL1.own4 >= kLargeL1.alone4);                        // nor a taller tile that fetches nothing
 constexpr int kOwnRowsFloat = 2;
 constexpr int kAheadOfFloats = 1024;  // bytes, as a group of 8-bit codes
 constexpr int kLeastLines = 3;        // rows of a tile that fetches lines
@@ -46,20 +71,18 @@ struct Rows {
   int k;
 };
 
-// [next, end), fetched kLinesPerGroup lines per group: two tiles of a panel fetch the whole next one, of which a group
-// is 10 lines of 4-bit or 17 of 8-bit codes. Benchmark, as above: beside 5 lines into L1 5% at 8 and 16 rows of 4-bit
-// codes, 19 and 10% of 8-bit ones, 1 and 7% at 32; 17 lines are no faster at any height, and up to a fifth slower at 8
-// rows.
+// [next, end), fetched kLinesNear or kLinesFar lines per group.
 struct Lines {
   const std::byte* next;
   const std::byte* end;
+  bool near;
 };
-constexpr int kLinesPerGroup = 10;
 
 // Hands out what comes next in pieces for the tiles of a panel: the next panel, then an Ahead.
 class AheadCursor {
  public:
-  AheadCursor(const Ahead& ahead, int piece) : ahead_(ahead), piece_(static_cast<std::size_t>(piece)) {}
+  // near: where the next panel goes. An Ahead is needed later.
+  AheadCursor(const Ahead& ahead, int groups, bool near) : ahead_(ahead), groups_(groups), near_(near) {}
   void start_panel(const std::byte* next, std::size_t bytes) {
     panel_ = next;
     panel_end_ = next + bytes;
@@ -67,22 +90,26 @@ class AheadCursor {
   Lines take() {
     if (panel_ < panel_end_) {
       const std::byte* begin = panel_;
-      panel_ += piece_;
-      return {begin, panel_ < panel_end_ ? panel_ : panel_end_};
+      panel_ += piece(near_ ? kLinesNear : kLinesFar);
+      return {begin, panel_ < panel_end_ ? panel_ : panel_end_, near_};
     }
-    if (page_ >= ahead_.count) return {nullptr, nullptr};
+    if (page_ >= ahead_.count) return {nullptr, nullptr, false};
     const std::byte* run = ahead_.pages[page_ * ahead_.stride] + ahead_.offset;
     const std::size_t begin = at_;
-    at_ += piece_;
-    if (at_ < ahead_.bytes) return {run + begin, run + at_};
+    at_ += piece(kLinesFar);
+    if (at_ < ahead_.bytes) return {run + begin, run + at_, false};
     at_ = 0;
     ++page_;
-    return {run + begin, run + ahead_.bytes};
+    return {run + begin, run + ahead_.bytes, false};
   }
 
  private:
+  // Bytes that a tile fetches.
+  [[nodiscard]] std::size_t piece(int lines) const { return static_cast<std::size_t>(groups_ * lines * 64); }
+
   const Ahead& ahead_;
-  const std::size_t piece_;  // bytes
+  const int groups_;
+  const bool near_;
   const std::byte* panel_ = nullptr;
   const std::byte* panel_end_ = nullptr;
   int page_ = 0;
@@ -106,9 +133,23 @@ __m512i quad(const Code* codes) {
   return _mm512_set1_epi32(word);
 }
 
-void prefetch(const std::byte* at, int bytes) {
-  for (int b = 0; b < bytes; b += 64) _mm_prefetch(at + b, _MM_HINT_T1);
+template <bool kNear>
+inline __attribute__((always_inline)) void prefetch(const std::byte* at, int lines) {
+  DALSEGNO_UNROLL for (int i = 0; i < lines; ++i) _mm_prefetch(at + 64 * i, kNear ? _MM_HINT_T0 : _MM_HINT_T1);
 }
+
+// kLines lines from `at` on, fetched while a group of kQuads quads is multiplied, spread over its quads. In one burst
+// at its begin products of 10 and 12 rows take 2 to 9% longer on a Zen 5; as a loop that is not unrolled, half as long
+// again.
+template <int kLines, bool kNear>
+struct Spread {
+  static constexpr int kQuads = kGroup / 4;
+  static constexpr int kFirst = kLines % kQuads;
+  static constexpr int kEach = kLines / kQuads;
+  const std::byte* at;
+  void begin() const { prefetch<kNear>(at, kFirst); }
+  void quad(int q) const { prefetch<kNear>(at + (kFirst + q * kEach) * 64, kEach); }
+};
 
 __m512 load_scales(const std::byte* at, int scale_bytes) {
   if (scale_bytes == 4) return _mm512_load_ps(at);
@@ -164,7 +205,8 @@ struct Group {
     }
   }
 
-  void dot(const std::byte* w, const std::int8_t* codes, int k, int h) {
+  template <class Prefetches>
+  void dot(const std::byte* w, const std::int8_t* codes, int k, int h, const Prefetches& ahead) {
     DALSEGNO_UNROLL for (int q = h * kQuads; q < (h + 1) * kQuads; ++q) {
       const std::byte* at = w + (kLayout.code_bits == 8 ? q : q / 2) * 4 * kPanelColumns;
       __m512i weights[2];
@@ -176,6 +218,7 @@ struct Group {
         }
         weights[j] = with_upper<kLayout>(weights[j], w + 64 * j, q, 0, _mm512_set1_epi8(kLayout.upper_mask));
       }
+      ahead.quad(q);
       add(weights, codes + 4 * q, k);
     }
   }
@@ -215,8 +258,10 @@ struct WideGroup {
     return with_upper<kLayout>(low, w, q, odd ? 8 : 0, _mm512_set1_epi16(kLayout.upper_mask));
   }
 
-  void dot(const std::byte* w, const Code* codes, int k, int h) {
+  template <class Prefetches>
+  void dot(const std::byte* w, const Code* codes, int k, int h, const Prefetches& ahead) {
     DALSEGNO_UNROLL for (int q = 2 * h * kQuads; q < 2 * (h + 1) * kQuads; ++q) {
+      if (q % 2 == 0) ahead.quad(q / 2);
       const __m512i weights[2] = {pair_of(w, q / 2, q % 2 == 1), pair_of(w + 64, q / 2, q % 2 == 1)};
       DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
         const __m512i a = quad(codes + static_cast<std::ptrdiff_t>(i) * k + 2 * q);
@@ -246,22 +291,26 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
 template <class G, int R, Fetch kFetch>
 void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
+  constexpr int kLines = kFetch == Fetch::none ? 0
+                         : is_own(kFetch)      ? layout.bytes / 64
+                         : is_near(kFetch)     ? kLinesNear
+                                               : kLinesFar;
+  constexpr int kAhead = is_near(kFetch) ? kOwnNear : kOwnFar;
   const int groups = rows.k / kGroup;
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (int g = 0; g < groups; ++g, w += layout.bytes) {
-    if constexpr (kFetch == Fetch::own) prefetch(w + layout.bytes, layout.bytes);
-    if constexpr (kFetch == Fetch::lines) {
-      if (lines.next < lines.end) {
-        prefetch(lines.next, 64 * kLinesPerGroup);
-        lines.next += 64 * kLinesPerGroup;
-      }
+    Spread<kLines, is_near(kFetch)> ahead{w + kAhead * layout.bytes};
+    if constexpr (kFetch == Fetch::lines_far || kFetch == Fetch::lines_near) {
+      ahead.at = lines.next < lines.end ? lines.next : w;  // what is in L1 already costs nothing
+      lines.next += 64 * kLines;
     }
+    ahead.begin();
     const typename G::Code* codes = rows.codes + static_cast<std::ptrdiff_t>(g) * kGroup;
     DALSEGNO_UNROLL for (int h = 0; h < layout.scales; ++h) {
       G group;
       group.start(rows, groups, g, h);
-      group.dot(w, codes, rows.k, h);
+      group.dot(w, codes, rows.k, h, ahead);
       __m512 scale[2];
       DALSEGNO_UNROLL for (int j = 0; j < 2; ++j) {
         scale[j] = load_scales(w + layout.scale_offset + (2 * h + j) * 16 * layout.scale_bytes, layout.scale_bytes);
@@ -302,7 +351,7 @@ void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
   for (std::ptrdiff_t at = 0; at < k; ++at) {
-    if constexpr (R <= kOwnRowsFloat) prefetch(w + at * row_bytes + kAheadOfFloats, row_bytes);
+    if constexpr (R <= kOwnRowsFloat) prefetch<false>(w + at * row_bytes + kAheadOfFloats, row_bytes / 64);
     __m512 weights[2];
     load_weights<F>(w, at, weights);
     DALSEGNO_UNROLL for (int i = 0; i < R; ++i) {
@@ -329,9 +378,10 @@ Rows<Code> rows_from(const GemmArgs& args, std::ptrdiff_t row) {
 
 // Calls the tile of the height at hand: R is the tallest. Code: of the activations.
 template <PackedFormat F, class Code, int R>
-void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, Lines lines, const Target& out) {
+void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height, const Fetching& fetching, Lines lines,
+              const Target& out) {
   if constexpr (R > 1) {
-    if (height < R) return run_tile<F, Code, R - 1>(args, panel, row, height, lines, out);
+    if (height < R) return run_tile<F, Code, R - 1>(args, panel, row, height, fetching, lines, out);
   }
   if constexpr (F >= PackedFormat::f32) {
     const std::ptrdiff_t k = args.w->k;
@@ -340,24 +390,41 @@ void run_tile(const GemmArgs& args, const std::byte* panel, int row, int height,
     using G = std::conditional_t<sizeof(Code) == 1, Group<F, R>, WideGroup<F, R>>;
     // Forms of their own, since fetching costs where nothing waits.
     const Rows<Code> rows = rows_from<Code>(args, row);
-    if constexpr (R <= (group_layout(F).code_bits < 8 ? kOwnRows4 : kOwnRows8)) {
-      if (height == args.m) return tile<G, R, Fetch::own>(rows, panel, lines, out);
+    if constexpr (R > kTallest) return tile<G, R, Fetch::own_near>(rows, panel, lines, out);
+    const int own = group_layout(F).code_bits < 8 ? fetching.own4 : fetching.alone8;
+    if (R <= own && height == args.m) {
+      if (fetching.near) return tile<G, R, Fetch::own_near>(rows, panel, lines, out);
+      if constexpr (R < kTallest) return tile<G, R, Fetch::own_far>(rows, panel, lines, out);
     }
-    if constexpr (R >= kLeastLines && sizeof(Code) == 1) {
-      if (lines.next < lines.end) return tile<G, R, Fetch::lines>(rows, panel, lines, out);
+    if constexpr (R >= kLeastLines) {
+      if (lines.next < lines.end) {
+        if (lines.near) return tile<G, R, Fetch::lines_near>(rows, panel, lines, out);
+        return tile<G, R, Fetch::lines_far>(rows, panel, lines, out);
+      }
     }
     tile<G, R, Fetch::none>(rows, panel, lines, out);
   }
 }
 
+// Rows of a product up to which it is one tile.
+template <PackedFormat F, class Code>
+int most_alone(const Fetching& fetching) {
+  if constexpr (F >= PackedFormat::f32) return kTallestFloat;
+  const int most = group_layout(F).code_bits < 8 ? fetching.alone4 : fetching.alone8;
+  return sizeof(Code) == 1 || most > kTallest ? most : kTallest;
+}
+
 // Rows are spread evenly over the fewest tiles: 8 rows are 4 + 4, not 6 + 2.
 template <PackedFormat F, class Code>
 void panels(const GemmArgs& args) {
-  constexpr int tallest = F >= PackedFormat::f32 ? kTallestFloat : sizeof(Code) == 1 ? kTallest : kTallestWide;
-  int tiles = (args.m + tallest - 1) / tallest;
-  if (sizeof(Code) == 1 && tiles == 1 && args.m > kTallestAlone) tiles = 2;
+  constexpr bool floats = F >= PackedFormat::f32;
+  constexpr int tallest = floats ? kTallestFloat : kTallest;
+  constexpr int tallest_alone = floats ? kTallestFloat : kTallestAlone;
+  const Fetching& fetching = args.large_l1 ? kLargeL1 : kSmallL1;
+  const int alone = most_alone<F, Code>(fetching);
+  const int tiles = args.m <= alone ? 1 : args.m <= tallest ? 2 : (args.m + tallest - 1) / tallest;
   const bool looks = F < PackedFormat::f32 && tiles > 1 && args.m <= kMostLines;
-  AheadCursor ahead(args.ahead, args.w->k / kGroup * kLinesPerGroup * 64);
+  AheadCursor ahead(args.ahead, args.w->k / kGroup, fetching.near);
   for (int p = args.panel_begin; p < args.panel_end; ++p) {
     const std::byte* panel = args.w->data + static_cast<std::size_t>(p) * args.w->panel_bytes;
     const int first = p * kPanelColumns;
@@ -374,7 +441,7 @@ void panels(const GemmArgs& args) {
     for (int i = 0, row = 0; i < tiles; ++i) {
       const int height = args.m / tiles + (i < args.m % tiles ? 1 : 0);
       out.c = args.c + static_cast<std::size_t>(row) * args.c_stride + first;
-      run_tile<F, Code, tallest>(args, panel, row, height, ahead.take(), out);
+      run_tile<F, Code, tallest_alone>(args, panel, row, height, fetching, ahead.take(), out);
       row += height;
     }
   }

@@ -272,9 +272,11 @@ GemmArgs arguments(const Weights& w, const Activations& a, int m, std::vector<fl
 
 // C [rows, stride], all elements kUntouched before.
 std::vector<float> product(const Level& level, const Weights& w, const Activations& a, int m, std::size_t stride,
-                           int rows) {
+                           int rows, bool large_l1 = false) {
   std::vector<float> c(static_cast<std::size_t>(rows) * stride, kUntouched);
-  level.gemm(arguments(w, a, m, c, stride));
+  GemmArgs args = arguments(w, a, m, c, stride);
+  args.large_l1 = large_l1;
+  level.gemm(args);
   return c;
 }
 
@@ -338,8 +340,10 @@ void expect_the_bits_of_scalar_for_every_m(PackedFormat format, int k, int bits)
   const std::vector<float> expected = product(kScalar, w, a, rows, stride, rows);
   for (const Level& level : accelerated_levels()) {
     for (int m = 1; m <= rows; ++m) {
-      ASSERT_TRUE(equals_rows(product(level, w, a, m, stride, rows), expected, m, n, stride))
-          << describe(level.name, format, k, bits);
+      for (const bool large_l1 : {false, true}) {
+        ASSERT_TRUE(equals_rows(product(level, w, a, m, stride, rows, large_l1), expected, m, n, stride))
+            << describe(level.name, format, k, bits) << (large_l1 ? ", a large L1" : "");
+      }
     }
   }
 }

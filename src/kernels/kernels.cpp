@@ -1,5 +1,7 @@
 #include "kernels/kernels.hpp"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <string_view>
 #include <vector>
@@ -166,6 +168,15 @@ std::string available_names() {
 std::span<const Kernels* const> runnable_kernels() {
   static const std::vector<const Kernels*> levels = find_levels();
   return levels;
+}
+
+bool has_large_l1() {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  static const bool large = sysconf(_SC_LEVEL1_DCACHE_SIZE) >= (48 << 10);
+  return large;
+#else
+  return false;
+#endif
 }
 
 std::span<const Kernels* const> available_kernels() {

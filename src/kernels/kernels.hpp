@@ -64,6 +64,7 @@ struct GemmArgs {
   // May be prefetched while arithmetic keeps memory idle; first the panel that the caller takes next.
   std::span<const std::byte> after = {};
   Ahead ahead = {};
+  bool large_l1 = false;  // see has_large_l1(): what is prefetched may go into L1
 };
 
 // Running softmax of one query row over some keys. o: [head_dim] f32, 64-byte aligned.
@@ -102,6 +103,7 @@ struct AttentionArgs {
   std::byte* loaded = nullptr;
   // What the caller attends to afterwards, or nullptr: its first keys (pages, offsets, chunk) may be prefetched.
   const AttentionArgs* next = nullptr;
+  bool large_l1 = false;  // as in GemmArgs
 };
 
 // The f32 sums of peak_bf16 count exactly up to 2^24, by at most 2 per round.
@@ -167,6 +169,8 @@ struct Kernels {
 // The levels this machine can run whose self-check passed, lowest first. Empty only if scalar, which
 // is the specification, fails against its stored constants: then chosen_kernels() is an error.
 [[nodiscard]] std::span<const Kernels* const> available_kernels();
+// Whether the L1 of a core holds 48 KiB of data or more, as far as the system tells.
+[[nodiscard]] bool has_large_l1();
 // One sentence for each level that was dropped because it gave other bits than scalar.
 [[nodiscard]] std::span<const std::string> kernel_warnings();
 // The level in force: the highest available one, or what DALSEGNO_CPU names (read at each call).

@@ -333,6 +333,7 @@ void CpuAttention::prepare(const Item& item, int chunk, const AttentionConfig& c
   args.q = queries(args.format) + row * group * args.q_stride * element_bytes(args.format);
   args.chunk = at.number;
   args.scale = config.scale;
+  args.large_l1 = has_large_l1();
 }
 
 // Attends to K/V that are codes. Where the rows are so few that the kernel takes them at once, it decodes each tile

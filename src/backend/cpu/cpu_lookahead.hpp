@@ -9,7 +9,7 @@
 
 namespace dalsegno {
 
-// Which K/V the products between two attentions prefetch. Products of few rows more than kStreamingRows leave memory
+// Which K/V the products between two attentions prefetch. Products of few rows more than streaming_rows() leave memory
 // idle, while the attention that follows waits for it; with fewer rows they use all of memory's speed themselves, and
 // with many attention is bound by arithmetic as well.
 // Each part of the pool gets the pages of its own rows, which it is most likely to attend to.

@@ -5,12 +5,16 @@
 namespace dalsegno {
 namespace {
 
-// A unit of a product of more rows than kStreamingRows is one panel by some rows: what the last thread may be behind
+// A unit of a product of more rows than streaming_rows() is one panel by some rows: what the last thread may be behind
 // when the others are done. Of few rows small units: a product takes 50 us or so. Of many rows as many as find the
-// panel in L1 in the end.
+// panel in L1 in the end. Up to kFewestRows a unit is several panels, since starting on one costs 0.1 us.
 constexpr int kFewRows = 96;
 constexpr int kUnitRowsOfFew = 18;
 constexpr int kUnitRows = 120;
+constexpr int kFewestRows = 12;
+constexpr int kUnitsOfFewest = 4;  // of each part
+// Of few rows others leave a run's last unit to its own thread, which has fetched it already.
+constexpr int kLeastLeft = 2;
 constexpr int kTileRows = 12;  // a multiple of the tallest tile of every vector level
 // From so many rows on, times the parts squared, each part multiplies the rows that it also norms, gates and attends
 // for, by all panels: r rows of 4-bit weights take 75/r GB/s per core, so that all parts read less than 10 GB/s.
@@ -57,6 +61,7 @@ GemmArgs all_rows(const CpuActivations& a, int m, int columns, bool add) {
   args.m = m;
   args.c_stride = static_cast<std::size_t>(columns);
   args.add = add;
+  args.large_l1 = has_large_l1();
   return args;
 }
 
@@ -80,7 +85,7 @@ void CpuProducts::multiply_panels(GemmArgs args, const CpuWeight& w, const Outpu
 
 void CpuProducts::multiply(const CpuActivations& a, int m, const CpuWeight& w, const Output& y, const Ahead& ahead) {
   const GemmArgs args = all_rows(a, m, y.columns, y.add);
-  if (m <= kStreamingRows) {
+  if (m <= streaming_rows()) {
     pool_.run([&](int part, int parts) {
       multiply_panels(args, w, y, w.panels * part / parts, w.panels * (part + 1) / parts);
     });
@@ -89,23 +94,27 @@ void CpuProducts::multiply(const CpuActivations& a, int m, const CpuWeight& w, c
   const int most = m <= kFewRows ? kUnitRowsOfFew : kUnitRows;
   const int parts = pool_.threads();
   const int shares = m >= kShareRows * parts * parts ? parts : 1;
-  const int blocks = ((m + shares - 1) / shares + most - 1) / most;  // of a share
-  const int units = shares * w.panels * blocks;
+  const int blocks = ((m + shares - 1) / shares + most - 1) / most;                           // of a share
+  const int width = m <= kFewestRows ? std::max(1, w.panels / (kUnitsOfFewest * parts)) : 1;  // panels of a unit
+  const int columns = (w.panels + width - 1) / width;
+  const int units = shares * columns * blocks;
+  const int least = m <= kFewRows ? kLeastLeft : 1;
   runs_.reset(units);
   pool_.run([&](int part, int) {
-    for (int i; (i = runs_.take(part)) >= 0;) {
-      const int panel = i / blocks % w.panels;
-      const int block = i / blocks / w.panels * blocks + i % blocks;  // of all rows
+    for (int i; (i = runs_.take(part, least)) >= 0;) {
+      const int panel = i / blocks % columns * width;
+      const int end = std::min(panel + width, w.panels);
+      const int block = i / blocks / columns * blocks + i % blocks;  // of all rows
       const int first = first_row(m, block, shares * blocks);
       GemmArgs unit = args;
       unit.m = first_row(m, block + 1, shares * blocks) - first;
-      if (m <= kFewRows && i % blocks + 1 == blocks) unit.after = panel_at(w, panel + 1);
+      if (m <= kFewRows && i % blocks + 1 == blocks) unit.after = panel_at(w, end);
       unit.ahead = of_unit(ahead, parts, i, units);
       unit.quant = a.quant.from(first);
       unit.x = a.values + static_cast<std::size_t>(first) * static_cast<std::size_t>(a.columns);
       Output out = y;
       out.values += static_cast<std::size_t>(first) * static_cast<std::size_t>(y.columns);
-      multiply_panels(unit, w, out, panel, panel + 1);
+      multiply_panels(unit, w, out, panel, end);
     }
   });
 }
@@ -116,7 +125,8 @@ void CpuProducts::multiply_head(const CpuActivations& a, int m, const CpuWeight&
   for (int i = 0; i < m; ++i) finite[static_cast<std::size_t>(i)] = true;
   const std::size_t panel_bytes = static_cast<std::size_t>(m) * kPanelColumns * sizeof(float);
   const int most = std::max(1, static_cast<int>(kLogitUnitBytes / panel_bytes));
-  const int units = std::max(pool_.threads(), (w.panels + most - 1) / most);
+  const int parts = pool_.threads();
+  const int units = (std::max(parts, (w.panels + most - 1) / most) + parts - 1) / parts * parts;  // as many for each
   const auto bounds = [&](std::int64_t unit) { return static_cast<int>(w.panels * unit / units); };
   runs_.reset(units);
   pool_.run([&](int part, int) {

