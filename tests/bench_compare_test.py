@@ -95,7 +95,7 @@ class Curves(unittest.TestCase):
         import curves
 
         def row(test, depth, batch, speed):
-            return {"test": test, "depth": depth, "batch": batch, "engines": {"ours": {"median": speed}}}
+            return {"test": test, "depth": depth, "batch": batch, "engines": {"ours": {"median": speed, "values": [speed]}}}
 
         rows = [row("decode", depth, 1, 1 / (0.002 + depth * 1e-6)) for depth in (0, 1000, 4000)]
         rows += [row("batch", 128, 1, 100), row("batch", 128, 2, 160)]
@@ -104,8 +104,38 @@ class Curves(unittest.TestCase):
         self.assertAlmostEqual(base, 0.002)
         self.assertAlmostEqual(slope, 1e-6)
         self.assertLess(max(map(abs, off)), 1e-9)
-        self.assertEqual(curves.batch_costs(curves.points(found, "batch", "ours")), [(2, 1, 1.25)])
+        self.assertEqual(curves.batch_costs(found, "ours"), [(2, 1, 1.25)])
         self.assertEqual(len(list(curves.summary(found))), 2)
+
+    def test_batches_are_compared_within_a_pass(self):
+        import curves
+
+        rows = [{"test": "batch", "depth": 128, "batch": 1, "engines": {"ours": {"median": 50, "values": [100, 10, 50]}}},
+                {"test": "batch", "depth": 128, "batch": 2, "engines": {"ours": {"median": 90, "values": [160, 16, 90]}}}]
+        self.assertEqual(curves.batch_costs({"rows": rows}, "ours"), [(2, 1, 1.25)])
+
+    def test_passes_measure_every_row_before_any_again(self):
+        import measure
+
+        calls = []
+
+        class Fake:
+            name, settings = "dalsegno", ()
+
+            def run(self, model, threads, row, repeat, setting):
+                calls.append(row["batch"])
+                if len(calls) == 6:
+                    raise measure.Failed("it ended with 1")
+                return {"test": row["test"], "tokens_per_second": {"median": len(calls)}}
+
+        rows = [measure.RowMeasurement([Fake()], "model", 2, {"test": "batch", "batch": batch}, 1) for batch in (1, 2)]
+        passes = []
+        measure.measure_passes(rows, 3, lambda number, reports: passes.append((number, reports)))
+        self.assertEqual(calls, [1, 2, 1, 2, 1, 2])
+        self.assertEqual([number for number, _ in passes], [1, 2, 3])
+        self.assertEqual(passes[2][1][0]["engines"]["dalsegno"]["values"], [1, 3, 5])
+        self.assertEqual(passes[1][1][1]["engines"]["dalsegno"]["values"], [2, 4])
+        self.assertEqual(passes[2][1][1]["failed"], {"dalsegno": "it ended with 1"})
 
 
 if __name__ == "__main__":

@@ -26,10 +26,16 @@ def residuals(curve):
     return base, slope, [y / (base + slope * x) - 1 for x, y in zip(xs, ys)]
 
 
-def batch_costs(curve):
-    """[(batch, time of its step over the next smaller batch's)]; batches that follow one another tell most."""
-    steps = [(batch, batch / speed) for batch, speed in curve]
-    return [(batch, before, seconds / previous) for (before, previous), (batch, seconds) in zip(steps, steps[1:])]
+def batch_costs(found, engine):
+    """[(batch, next smaller one, time of a step over that one's)], each the median over the passes of both measured one
+    after the other; batches that follow one another tell most."""
+    rows = sorted((row["batch"], row["engines"][engine]["values"]) for row in found["rows"]
+                  if row["test"] == "batch" and engine in row["engines"])
+    costs = []
+    for (before, slower), (batch, faster) in zip(rows, rows[1:]):
+        passes = [(batch / b) / (before / a) for a, b in zip(slower, faster)]
+        costs.append((batch, before, statistics.median(passes)))
+    return costs
 
 
 def summary(found):
@@ -37,10 +43,10 @@ def summary(found):
         curve = points(found, "decode", engine)
         if len(curve) > 2:
             base, slope, off = residuals(curve)
-            worst = max(range(len(off)), key=lambda i: abs(off[i]))
-            yield (f"{engine}: a step takes {base * 1e3:.2f} ms + {slope * 1e6:.3f} ms per 1000 tokens of depth; farthest "
-                   f"from that line at depth {curve[worst][0]}, by {off[worst]:+.1%}")
-        costs = batch_costs(points(found, "batch", engine))
+            shown = ", ".join(f"{depth} {part:+.1%}" for (depth, _), part in zip(curve, off))
+            yield (f"{engine}: a step takes {base * 1e3:.2f} ms + {slope * 1e6:.3f} ms per 1000 tokens of depth; from that "
+                   f"line, at depth: {shown}")
+        costs = batch_costs(found, engine)
         if costs:
             shown = ", ".join(f"{batch}/{before} {cost:.2f}" for batch, before, cost in costs)
             yield f"{engine}: time of a batch over the next smaller one: {shown}"

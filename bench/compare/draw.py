@@ -30,7 +30,7 @@ def main(source, out):
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2))
     draw_one(left, found, "decode", "depth: tokens that the sequence holds")
     draw_one(right, found, "batch", f"batch: sequences decoded together, each at depth {batch_depth}")
-    figure.suptitle(f"{found['model']}, {found['cpu']}, {found['threads']} threads")
+    figure.suptitle(f"{found['model']}, {found['cpu']}, {found['threads']} threads, medians of {found['passes']} passes")
     figure.tight_layout()
     # No date and no version of the library: the same figures give the same file.
     figure.savefig(out, dpi=110, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Alternating runs: A B C A B C ... of one row, so that what the machine does meanwhile happens to all."""
+"""Alternating runs: A B C A B C ..., so that what the machine does meanwhile happens to all."""
 
 import statistics
 
@@ -49,44 +49,70 @@ def ratio(row, ours, theirs):
     return theirs / ours if row["test"] == "load" else ours / theirs
 
 
-def measure_row(engines, model, threads, row, pairs, repeat, say):
-    """{"engines": {name: {median, min, max, values, setting}}, "failed": {name: reason}, "ratios": {name: spread},
-    "fastest": name or None} (bare: without an interpreter that an engine is called from) and, from ours, limit_share and limits."""
-    values, settings, failed, bare = {}, {}, {}, {}
-    ours = []
-    for engine in engines:
-        try:
-            settings[engine.name] = choose_setting(engine, model, threads, row)
-            values[engine.name] = []
-        except Failed as reason:
-            failed[engine.name] = str(reason)
-    for _ in range(pairs):
-        for engine in engines:
-            if engine.name in failed:
+class RowMeasurement:
+    """One row on several engines. A turn that an engine fails ends its part in the row."""
+
+    def __init__(self, engines, model, threads, row, repeat):
+        self.engines, self.model, self.threads, self.row, self.repeat = engines, model, threads, row, repeat
+        self.settings, self.values, self.bare, self.failed = {}, {}, {}, {}
+        self.ours = []
+
+    def turn(self):
+        """Measures each engine once, after choosing its setting in the first turn."""
+        for engine in self.engines:
+            if engine.name in self.failed:
                 continue
             try:
-                result = engine.run(model, threads, row, repeat, settings[engine.name])
-                values[engine.name].append(figure(result))
-                if "bare" in result:
-                    bare.setdefault(engine.name, []).append(result["bare"]["median"])
-                if engine.name == OURS:
-                    ours.append(result)
+                self.run(engine)
             except Failed as reason:
-                failed[engine.name] = str(reason)
-                del values[engine.name]
-    found = {name: {**spread(each), "values": each, "setting": settings[name]} for name, each in values.items()}
-    for name, each in bare.items():
-        if name in found:
-            found[name]["bare"] = statistics.median(each)
-    report = {**row, "engines": found, "failed": failed, "ratios": {}, "fastest": None}
-    if OURS in values:
-        shares = [each["limit_share"] for each in ours if each.get("limit_share") is not None]
-        report["limit_share"] = statistics.median(shares) if shares else None
-        report["limits"] = ours[-1].get("limits")
-        peers = [name for name in values if name != OURS]
-        report["ratios"] = {name: spread([ratio(row, a, b) for a, b in zip(values[OURS], values[name])]) for name in peers}
-        for name in peers:
-            if report["fastest"] is None or better(row, found[name]["median"], found[report["fastest"]]["median"]):
-                report["fastest"] = name
-    say(report)
-    return report
+                self.failed[engine.name] = str(reason)
+                self.values.pop(engine.name, None)
+
+    def run(self, engine):
+        name = engine.name
+        if name not in self.settings:
+            self.settings[name] = choose_setting(engine, self.model, self.threads, self.row)
+        result = engine.run(self.model, self.threads, self.row, self.repeat, self.settings[name])
+        self.values.setdefault(name, []).append(figure(result))
+        if "bare" in result:
+            self.bare.setdefault(name, []).append(result["bare"]["median"])
+        if name == OURS:
+            self.ours.append(result)
+
+    def report(self):
+        """The row and {"engines": {name: {median, min, max, values, setting}}, "failed": {name: reason}, "ratios":
+        {name: spread}, "fastest": name or None} (bare: without an interpreter that an engine is called from) and, from
+        ours, limit_share and limits."""
+        row, values = self.row, self.values
+        found = {name: {**spread(each), "values": each, "setting": self.settings[name]} for name, each in values.items()}
+        for name in found.keys() & self.bare.keys():
+            found[name]["bare"] = statistics.median(self.bare[name])
+        report = {**row, "engines": found, "failed": self.failed, "ratios": {}, "fastest": None}
+        if OURS in values:
+            shares = [each["limit_share"] for each in self.ours if each.get("limit_share") is not None]
+            report["limit_share"] = statistics.median(shares) if shares else None
+            report["limits"] = self.ours[-1].get("limits")
+            peers = [name for name in values if name != OURS]
+            report["ratios"] = {name: spread([ratio(row, a, b) for a, b in zip(values[OURS], values[name])])
+                                for name in peers}
+            for name in peers:
+                if report["fastest"] is None or better(row, found[name]["median"], found[report["fastest"]]["median"]):
+                    report["fastest"] = name
+        return report
+
+
+def measure_row(engines, model, threads, row, pairs, repeat):
+    """All turns of one row, one after the other: its engines are compared with each other."""
+    measured = RowMeasurement(engines, model, threads, row, repeat)
+    for _ in range(pairs):
+        measured.turn()
+    return measured.report()
+
+
+def measure_passes(rows, passes, after_pass):
+    """A turn of every row, then of every row again: rows are compared with each other, so that what the machine does
+    for minutes has to happen to all of them. rows: RowMeasurements; after_pass(number, reports)."""
+    for number in range(1, passes + 1):
+        for measured in rows:
+            measured.turn()
+        after_pass(number, [measured.report() for measured in rows])

@@ -52,7 +52,7 @@ struct TimedRun {
   double seconds = 0;
   int tokens = 0;  // that the timed part computed, all sequences together
 };
-// prefill: one prompt of `tokens` tokens, nothing cached.
+// prefill: one prompt of `tokens` tokens, nothing reused.
 Result<TimedRun> time_prefill(Engine& engine, int tokens);
 // decode: `batch` sequences at `depth`, `tokens` steps each; shared: they share the first `depth` tokens.
 Result<TimedRun> time_decode(Engine& engine, int depth, int batch, int tokens, bool shared);
