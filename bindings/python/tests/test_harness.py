@@ -98,13 +98,37 @@ def test_what_fails_in_the_other_process_is_a_sentence(capsys):
     assert said[-1].startswith("error: ") and "Traceback" not in "".join(said)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5])
-def test_ctrl_c_ends_it_with_a_sentence(seconds):
+def started_harness():
     words = [sys.executable, "-m", "dalsegno.harness", str(TINY / "tiny_chat.gguf"), "--peer", "none", "--turns", "900",
              "--scenario", "few-shot", "--memory", "512", "--threads", "1"]
     running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    said = running.stderr.readline()
-    assert said.startswith("few-shot: dalsegno")
+    assert running.stderr.readline().startswith("few-shot: dalsegno")
+    return running
+
+
+def processes_that_run_an_engine(parent):
+    children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [child for child in children if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+# Otherwise it may begin to print a traceback of its own before it is ended.
+def test_ctrl_c_does_not_reach_the_process_that_runs_an_engine():
+    running = started_harness()
+    try:
+        while not (found := processes_that_run_an_engine(running.pid)):
+            assert running.poll() is None
+            time.sleep(0.01)
+        status = pathlib.Path(f"/proc/{found[0]}/status").read_text()
+        blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+        assert blocked >> (signal.SIGINT - 1) & 1
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.5])
+def test_ctrl_c_ends_it_with_a_sentence(seconds):
+    running = started_harness()
     time.sleep(seconds)
     os.killpg(running.pid, signal.SIGINT)
     _, rest = running.communicate(timeout=30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import multiprocessing.resource_tracker
 import pathlib
 import signal
 import sys
@@ -55,7 +56,9 @@ def _in_own_process(*arguments) -> dict:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=engines.answer, args=(theirs, *arguments), daemon=True)
-    # Ctrl-C, which the terminal sends to both, is this process's to obey: the other inherits what is blocked.
+    # Ctrl-C, which the terminal sends to both, is this process's to obey: the other inherits what is blocked. The tracker
+    # is started before, since starting it unblocks.
+    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
