@@ -3,8 +3,7 @@
 #include "kernels/lanes_avx2.hpp"
 #include "kernels/levels.hpp"
 #include "kernels/load_tile.hpp"
-
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
+#include "kernels/unroll.hpp"
 
 namespace dalsegno::avx2 {
 namespace {

@@ -1,8 +1,8 @@
 #include "kernels/lanes_neon.hpp"
 #include "kernels/levels.hpp"
 #include "kernels/load_tile.hpp"
+#include "kernels/unroll.hpp"
 
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 #define DALSEGNO_INLINE inline __attribute__((always_inline))
 
 namespace dalsegno::neon {

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/levels.hpp"
+#include "kernels/unroll.hpp"
 #include "tensor/packing.hpp"
 
 // A tile is 1 to 4 rows (6 for floats) by 16 columns of a panel, or one row by all 32. vpmaddubsw multiplies
@@ -15,8 +16,6 @@
 //   8-bit codes   1 quad, their signs moved to the activations: 2 * 128 * 127 = 32512
 namespace dalsegno::avx2 {
 namespace {
-
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kTallest = 4;
 constexpr int kTallestWide = 4;

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/levels.hpp"
+#include "kernels/unroll.hpp"
 #include "tensor/packing.hpp"
 
 // A tile is 1 to 6 rows by one panel (two vectors of 16 columns), or up to 8 where it has the panel to itself. Stored
@@ -13,8 +14,6 @@
 // go with 4 multiplications and fmas on the same ports.
 namespace dalsegno::avx512 {
 namespace {
-
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kTallest = 6;
 constexpr int kTallestAlone = 8;
@@ -289,7 +288,7 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
 // R rows by one panel. One accumulator per output, groups ascending; per group and scale
 // acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
 template <class G, int R, Fetch kFetch>
-void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, const Target& out) {
+__attribute__((noinline)) void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   constexpr int kLines = kFetch == Fetch::none ? 0
                          : is_own(kFetch)      ? layout.bytes / 64
@@ -346,7 +345,7 @@ void load_weights(const std::byte* panel, std::ptrdiff_t k, __m512 (&out)[2]) {
 
 // R rows x [R, k] by one panel of floats: k ascending, acc = fma(x, w, acc).
 template <PackedFormat F, int R>
-void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
+__attribute__((noinline)) void float_tile(const float* x, int k, const std::byte* w, const Target& out) {
   constexpr int row_bytes = kPanelColumns * (F == PackedFormat::f32 ? 4 : 2);
   __m512 acc[R][2];
   DALSEGNO_UNROLL for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = _mm512_setzero_ps();

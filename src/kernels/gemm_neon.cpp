@@ -1,5 +1,6 @@
 #include "kernels/lanes_neon.hpp"
 #include "kernels/levels.hpp"
+#include "kernels/unroll.hpp"
 #include "tensor/packing.hpp"
 
 // A tile is 1 to 4 rows by 16 columns of a panel, or one row by all 32; a vector is 4 columns. SDOT takes four signed
@@ -9,7 +10,6 @@
 namespace dalsegno::neon {
 namespace {
 
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
 #define DALSEGNO_INLINE inline __attribute__((always_inline))
 
 constexpr int kTallest = 4;

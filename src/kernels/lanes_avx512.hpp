@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/unroll.hpp"
+
 // What the AVX-512 level's files share. Internal linkage: a baseline caller must never be linked to this code.
 namespace dalsegno::avx512 {
 namespace {
@@ -21,7 +23,7 @@ inline __mmask16 first(int n) {
 // other, what waits for the first would fill the scheduler before the next is seen.
 template <int kCount>
 inline __attribute__((always_inline)) void exp_negative(__m512 (&x)[kCount]) {
-  const auto each = [](auto step) { _Pragma("GCC unroll 16") for (int i = 0; i < kCount; ++i) step(i); };
+  const auto each = [](auto step) { DALSEGNO_UNROLL for (int i = 0; i < kCount; ++i) step(i); };
   const __m512 to_integer = _mm512_set1_ps(12582912.0F);
   __mmask16 live[kCount];
   __m512 n[kCount];

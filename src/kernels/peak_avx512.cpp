@@ -1,7 +1,6 @@
 #include "kernels/lanes_avx512.hpp"
 #include "kernels/levels.hpp"
-
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
+#include "kernels/unroll.hpp"
 
 namespace dalsegno::avx512 {
 namespace {

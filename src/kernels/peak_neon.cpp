@@ -1,7 +1,6 @@
 #include "kernels/lanes_neon.hpp"
 #include "kernels/levels.hpp"
-
-#define DALSEGNO_UNROLL _Pragma("GCC unroll 16")
+#include "kernels/unroll.hpp"
 
 namespace dalsegno::neon {
 namespace {
