@@ -388,8 +388,9 @@ void all_values(const Pending& of, const AttentionArgs& args, int row0, const Wo
 // The values of the tile before come between a tile's scores and its probabilities: there they hide how long the
 // maximum of a row takes to be known.
 template <class Format, NextTile kNext, int kRows, int kBlocks>
-__attribute__((noinline)) void attend_tile(const AttentionArgs& args, int row0, int key, const std::uint64_t (&keys)[kMaxRows], bool last,
-                 Pending& pending, Work& work) {
+__attribute__((noinline)) void attend_tile(const AttentionArgs& args, int row0, int key,
+                                           const std::uint64_t (&keys)[kMaxRows], bool last, Pending& pending,
+                                           Work& work) {
   const Tile tile = tile_at(args, key);
   Tile next = tile;
   if constexpr (kNext != NextTile::left) {

@@ -288,7 +288,8 @@ void add_minimum(const Rows<typename G::Code>& rows, const std::byte* minima, in
 // R rows by one panel. One accumulator per output, groups ascending; per group and scale
 // acc = fma(float(dot), scale_w * scale_a, acc), then the same with the minimum and the sum.
 template <class G, int R, Fetch kFetch>
-__attribute__((noinline)) void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines, const Target& out) {
+__attribute__((noinline)) void tile(const Rows<typename G::Code>& rows, const std::byte* w, Lines lines,
+                                    const Target& out) {
   constexpr GroupLayout layout = G::kLayout;
   constexpr int kLines = kFetch == Fetch::none ? 0
                          : is_own(kFetch)      ? layout.bytes / 64
