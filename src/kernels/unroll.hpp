@@ -1,7 +1,6 @@
 #pragma once
 
-// Before a loop over registers. Under a sanitizer such loops stay loops: every index is checked, and compiling takes
-// minutes less.
+// Before a loop over registers. Under a sanitizer such loops stay loops, so that every index is checked.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define DALSEGNO_UNROLL
 #else
